@@ -1,0 +1,398 @@
+//! Facts of a certificate, and whether a chain is the one that was ordered.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use rustls_pki_types::CertificateDer;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::public_key::PublicKey;
+
+use crate::config::KeyType;
+use crate::name::Identifier;
+use crate::pem::{self, PemError};
+use crate::text::External;
+use crate::time::Timestamp;
+
+/// SHA-256 of a certificate's DER
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl Fingerprint {
+    /// The fingerprint of this DER
+    pub fn of(der: &[u8]) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest::digest(&digest::SHA256, der).as_ref());
+        Self(bytes)
+    }
+
+    /// The first 16 hexadecimal digits, for people
+    pub fn short(&self) -> String {
+        hex(&self.0[..8])
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&hex(&self.0))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}…", self.short())
+    }
+}
+
+impl Serialize for Fingerprint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fingerprint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let mut bytes = [0; 32];
+        let sound = text.len() == 64 && text.is_ascii();
+        for (i, byte) in bytes.iter_mut().enumerate().filter(|_| sound) {
+            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16)
+                .map_err(serde::de::Error::custom)?;
+        }
+        if sound { Ok(Self(bytes)) } else { Err(serde::de::Error::custom("not 64 hex digits")) }
+    }
+}
+
+/// What a leaf says, as far as decisions need it
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// SHA-256 of its DER
+    pub fingerprint: Fingerprint,
+    /// The names and addresses of its subject alternative names
+    pub identifiers: BTreeSet<Identifier>,
+    /// The first moment it is good
+    pub not_before: Timestamp,
+    /// The last moment it is good
+    pub not_after: Timestamp,
+    /// Its serial number, hexadecimal
+    pub serial: String,
+    /// Its issuer's name, for people
+    pub issuer: External,
+    /// The kind of its key, where certkeep makes that kind
+    pub key_type: Option<KeyType>,
+    /// Its SubjectPublicKeyInfo, DER
+    pub public_key: Vec<u8>,
+    /// What renewal information is asked by; `None` without an authority key identifier
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc9773#section-4.1>
+    pub ari_id: Option<AriId>,
+    /// Whether it signed itself: a placeholder, not an issued certificate
+    pub self_signed: bool,
+}
+
+impl Leaf {
+    /// Read a certificate's DER
+    ///
+    /// # Errors
+    /// When it is not a certificate.
+    pub fn parse(der: &[u8]) -> Result<Self, CertError> {
+        let x509 = parse(der)?;
+        let identifiers = match x509.subject_alternative_name() {
+            Ok(Some(names)) => names.value.general_names.iter().filter_map(identifier).collect(),
+            _ => BTreeSet::new(),
+        };
+        let authority = x509.extensions().iter().find_map(|e| match e.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref(),
+            _ => None,
+        });
+        let ari_id = authority
+            .map(|id| AriId { key_identifier: id.0.to_vec(), serial: x509.raw_serial().to_vec() });
+        Ok(Self {
+            fingerprint: Fingerprint::of(der),
+            identifiers,
+            not_before: Timestamp::from_seconds(x509.validity().not_before.timestamp()),
+            not_after: Timestamp::from_seconds(x509.validity().not_after.timestamp()),
+            serial: hex(x509.raw_serial()),
+            issuer: External::new(x509.issuer().to_string()),
+            key_type: key_type(&x509),
+            public_key: x509.public_key().raw.to_vec(),
+            ari_id,
+            self_signed: x509.issuer().as_raw() == x509.subject().as_raw()
+                && x509.verify_signature(None).is_ok(),
+        })
+    }
+
+    /// Read the first certificate of a PEM text
+    ///
+    /// # Errors
+    /// When there is none, or it is broken.
+    pub fn from_pem(text: &[u8]) -> Result<Self, CertError> {
+        let chain = pem::certificates(text)?;
+        let leaf = chain.first().ok_or(PemError::NoCertificate)?;
+        Self::parse(leaf)
+    }
+
+    /// How long it is good for in all
+    pub fn lifetime(&self) -> Duration {
+        self.not_after.since(self.not_before)
+    }
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertError> {
+    match X509Certificate::from_der(der) {
+        Ok(([], x509)) => Ok(x509),
+        Ok(_) => Err(CertError::NotACertificate("bytes follow it".to_owned())),
+        Err(error) => Err(CertError::NotACertificate(error.to_string())),
+    }
+}
+
+fn identifier(name: &GeneralName<'_>) -> Option<Identifier> {
+    match name {
+        GeneralName::DNSName(name) => Identifier::parse(name).ok(),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(|b| Identifier::Ip(b.into()));
+            v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(|b| Identifier::Ip(b.into()))).ok()
+        }
+        _ => None,
+    }
+}
+
+fn key_type(x509: &X509Certificate<'_>) -> Option<KeyType> {
+    match x509.public_key().parsed().ok()? {
+        PublicKey::EC(point) if point.key_size() == 256 => Some(KeyType::EcdsaP256),
+        PublicKey::EC(point) if point.key_size() == 384 => Some(KeyType::EcdsaP384),
+        PublicKey::RSA(key) => match key.key_size() {
+            2048 => Some(KeyType::Rsa2048),
+            3072 => Some(KeyType::Rsa3072),
+            4096 => Some(KeyType::Rsa4096),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// What renewal information is asked by
+///
+/// <https://www.rfc-editor.org/rfc/rfc9773#section-4.1>
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct AriId {
+    /// The octets of the authority key identifier
+    pub key_identifier: Vec<u8>,
+    /// The octets of the serial number's DER value, a leading zero kept
+    pub serial: Vec<u8>,
+}
+
+impl fmt::Display for AriId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        write!(f, "{}.{}", base64.encode(&self.key_identifier), base64.encode(&self.serial))
+    }
+}
+
+/// Check that a chain is what was ordered: ours, for the names asked, linked, good now, no CA
+///
+/// `public_key` is the SubjectPublicKeyInfo of the key that the CSR was signed with.
+///
+/// # Errors
+/// The first fault, in words for the operator.
+pub fn check_issued(
+    chain: &[CertificateDer<'_>],
+    public_key: &[u8],
+    ordered: &BTreeSet<Identifier>,
+    now: Timestamp,
+) -> Result<Leaf, CertError> {
+    if chain.len() > MAX_CHAIN {
+        return Err(CertError::TooManyMembers(chain.len()));
+    }
+    let der = chain.first().ok_or(PemError::NoCertificate)?;
+    let leaf = Leaf::parse(der)?;
+    if leaf.public_key != public_key {
+        return Err(CertError::ForeignKey);
+    }
+    if leaf.identifiers != *ordered {
+        let list = |names: &BTreeSet<Identifier>| {
+            names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        };
+        return Err(CertError::Names { got: list(&leaf.identifiers), asked: list(ordered) });
+    }
+    let members: Vec<_> = chain.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
+    for (i, member) in members.iter().enumerate() {
+        let from = Timestamp::from_seconds(member.validity().not_before.timestamp());
+        let until = Timestamp::from_seconds(member.validity().not_after.timestamp());
+        if from > now.after(SKEW) {
+            return Err(CertError::NotYet { position: i + 1, from });
+        }
+        if until <= now {
+            return Err(CertError::Expired { position: i + 1, until });
+        }
+        if member.is_ca() != (i > 0) {
+            return Err(CertError::Role { position: i + 1 });
+        }
+    }
+    for (i, pair) in members.windows(2).enumerate() {
+        let [lower, upper] = pair else { continue };
+        let linked = lower.issuer().as_raw() == upper.subject().as_raw()
+            && lower.verify_signature(Some(upper.public_key())).is_ok();
+        if !linked {
+            return Err(CertError::Unlinked { position: i + 1 });
+        }
+    }
+    Ok(leaf)
+}
+
+/// The most certificates that a chain may have
+const MAX_CHAIN: usize = 10;
+
+/// How far a CA's clock may be ahead of ours
+const SKEW: Duration = Duration::from_secs(3600);
+
+/// What is wrong with a certificate or a chain
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CertError {
+    /// A member has expired
+    #[error("certificate {position} of the chain expired at {until}")]
+    Expired {
+        /// 1 for the leaf
+        position: usize,
+        /// When
+        until: Timestamp,
+    },
+    /// Not our key
+    #[error("the certificate is for another key than the one of the request")]
+    ForeignKey,
+    /// Other names than those ordered
+    #[error("the certificate is for {got}, and {asked} was ordered")]
+    Names {
+        /// What it is for
+        got: String,
+        /// What was ordered
+        asked: String,
+    },
+    /// Not X.509
+    #[error("not a certificate: {0}")]
+    NotACertificate(String),
+    /// A member is not good yet
+    #[error("certificate {position} of the chain is not good before {from}")]
+    NotYet {
+        /// 1 for the leaf
+        position: usize,
+        /// When it begins
+        from: Timestamp,
+    },
+    /// The PEM around it
+    #[error("the chain {0}")]
+    Pem(#[from] PemError),
+    /// A leaf that is a CA, or an intermediate that is none
+    #[error(
+        "certificate {position} of the chain has the wrong role: the first is a leaf and the others are CAs"
+    )]
+    Role {
+        /// 1 for the leaf
+        position: usize,
+    },
+    /// Too many members
+    #[error("the chain has {0} certificates; more than 10 are refused")]
+    TooManyMembers(usize),
+    /// A member is not signed by the next
+    #[error("certificate {position} of the chain is not signed by the one after it")]
+    Unlinked {
+        /// 1 for the leaf
+        position: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair};
+
+    use super::*;
+
+    struct Issued {
+        chain: Vec<CertificateDer<'static>>,
+        key: KeyPair,
+    }
+
+    fn issue(names: &[&str], leaf_is_ca: bool, foreign_ca: bool) -> Issued {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_cert = ca.self_signed(&ca_key).unwrap();
+        let signer = if foreign_ca { KeyPair::generate().unwrap() } else { ca_key };
+        let issuer = Issuer::new(ca, signer);
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut leaf = CertificateParams::new(names).unwrap();
+        leaf.distinguished_name = DistinguishedName::new();
+        leaf.use_authority_key_identifier_extension = true;
+        if leaf_is_ca {
+            leaf.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        }
+        let key = KeyPair::generate().unwrap();
+        let cert = leaf.signed_by(&key, &issuer).unwrap();
+        Issued { chain: vec![cert.der().clone(), ca_cert.der().clone()], key }
+    }
+
+    fn ids(names: &[&str]) -> BTreeSet<Identifier> {
+        names.iter().map(|name| Identifier::parse(name).unwrap()).collect()
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-23T00:00:00Z".parse().unwrap()
+    }
+
+    #[test]
+    fn the_ordered_chain_is_accepted_and_read() {
+        use rcgen::PublicKeyData as _;
+        let issued = issue(&["a.test", "192.0.2.1"], false, false);
+        let spki = issued.key.subject_public_key_info();
+        let leaf = check_issued(&issued.chain, &spki, &ids(&["192.0.2.1", "a.test"]), now());
+        let leaf = leaf.unwrap();
+        assert_eq!(leaf.key_type, Some(KeyType::EcdsaP256));
+        assert!(leaf.ari_id.is_some() && !leaf.self_signed);
+    }
+
+    #[test]
+    fn a_chain_that_is_not_the_ordered_one_is_refused() {
+        use rcgen::PublicKeyData as _;
+        let check = |issued: &Issued, names: &[&str], now| {
+            let spki = issued.key.subject_public_key_info();
+            check_issued(&issued.chain, &spki, &ids(names), now).unwrap_err()
+        };
+        let good = issue(&["a.test"], false, false);
+        assert!(matches!(check(&good, &["b.test"], now()), CertError::Names { .. }));
+        let late = Timestamp::from_seconds(1 << 40);
+        assert!(matches!(check(&good, &["a.test"], late), CertError::Expired { .. }));
+        let early = Timestamp::from_seconds(0);
+        assert!(matches!(check(&good, &["a.test"], early), CertError::NotYet { .. }));
+        let other = issue(&["a.test"], false, false);
+        let mixed = Issued { chain: good.chain.clone(), key: other.key };
+        assert_eq!(check(&mixed, &["a.test"], now()), CertError::ForeignKey);
+        let ca = issue(&["a.test"], true, false);
+        assert!(matches!(check(&ca, &["a.test"], now()), CertError::Role { position: 1 }));
+        let forged = issue(&["a.test"], false, true);
+        assert!(matches!(check(&forged, &["a.test"], now()), CertError::Unlinked { position: 1 }));
+        let long = Issued { chain: vec![good.chain[0].clone(); 11], key: good.key };
+        assert!(matches!(check(&long, &["a.test"], now()), CertError::TooManyMembers(11)));
+    }
+
+    #[test]
+    fn the_ari_id_is_the_one_of_the_rfc() {
+        // RFC 9773 section 4.1, with the serial's leading zero.
+        let id = AriId {
+            key_identifier: vec![
+                0x69, 0x88, 0x5B, 0x6B, 0x87, 0x46, 0x40, 0x41, 0xE1, 0xB3, 0x7B, 0x84, 0x7B, 0xA0,
+                0xAE, 0x2C, 0xDE, 0x01, 0xC8, 0xD4,
+            ],
+            serial: vec![0x00, 0x87, 0x65, 0x43, 0x21],
+        };
+        assert_eq!(id.to_string(), "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE");
+    }
+}

@@ -1,0 +1,374 @@
+//! What the operator wants: the desired state, checked and complete.
+//!
+//! `raw` mirrors the YAML, `lower` turns it into [`Config`] and collects every mistake with its
+//! place. No text of the file reaches further than that.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{CertName, Identifier, IssuerName, TargetName};
+
+/// The whole configuration, every default filled in
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where accounts, generations and records are kept
+    pub state_dir: PathBuf,
+    /// Whether a state directory that a reboot empties is wanted
+    pub allow_volatile_state: bool,
+    /// Whether managing no certificate at all is wanted
+    pub allow_empty: bool,
+    /// The CAs, by the name the configuration gives them
+    pub issuers: BTreeMap<IssuerName, Issuer>,
+    /// The certificates, by the name the configuration gives them
+    pub certificates: BTreeMap<CertName, Certificate>,
+}
+
+/// A CA and the account to use there
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Its name in the configuration
+    pub name: IssuerName,
+    /// The URL of its directory, https unless `insecure_loopback`
+    pub directory: String,
+    /// Roots that vouch for the CA's own HTTPS, in place of the system's
+    pub ca_file: Option<PathBuf>,
+    /// Whether plain HTTP to a loopback address is allowed
+    pub insecure_loopback: bool,
+    /// Other hosts that the CA's URLs may name, beside the directory's own origin
+    pub allowed_hosts: Vec<String>,
+    /// `mailto:` URLs of the account
+    pub contact: Vec<String>,
+    /// The account that the CA already knows the operator by
+    pub eab: Option<Eab>,
+    /// The profile to ask for, unless a certificate names another
+    pub profile: Option<Profile>,
+    /// An HTTP(S) proxy for this CA; `None` uses the environment's
+    pub proxy: Option<String>,
+}
+
+/// An external account binding
+///
+/// <https://www.rfc-editor.org/rfc/rfc8555#section-7.3.4>
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Eab {
+    /// The key identifier that the CA gave out
+    pub key_id: String,
+    /// Where the MAC key is, base64url as the CA gave it out
+    pub hmac_key: SecretSource,
+}
+
+/// Where a secret is read from, at each use
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A systemd credential of this name, below `$CREDENTIALS_DIRECTORY`
+    Credential(String),
+    /// An environment variable of this name
+    Environment(String),
+    /// A file
+    File(PathBuf),
+}
+
+/// A certificate profile
+///
+/// <https://datatracker.ietf.org/doc/draft-aaron-acme-profiles/>
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// The profile's name at the CA
+    pub name: String,
+    /// Whether a CA without it must not be asked; otherwise the CA's own choice will do
+    pub required: bool,
+}
+
+/// One certificate that is wanted
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its name in the configuration
+    pub name: CertName,
+    /// What it vouches for, in the order written, without repetition, never empty
+    pub identifiers: Vec<Identifier>,
+    /// The kind of key
+    pub key: KeyType,
+    /// The CAs to ask, in order, never empty
+    pub issuers: Vec<IssuerName>,
+    /// The profile to ask for, before the issuer's
+    pub profile: Option<Profile>,
+    /// How control is proven
+    pub challenge: ChallengeMethod,
+    /// When it is due, apart from what the CA suggests
+    pub renew: Renew,
+    /// Where it goes, never empty
+    pub targets: Vec<Target>,
+}
+
+/// The kind of a certificate's key
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub enum KeyType {
+    /// ECDSA on P-256
+    #[default]
+    #[serde(rename = "ecdsa-p256")]
+    EcdsaP256,
+    /// ECDSA on P-384
+    #[serde(rename = "ecdsa-p384")]
+    EcdsaP384,
+    /// RSA of 2048 bits
+    #[serde(rename = "rsa-2048")]
+    Rsa2048,
+    /// RSA of 3072 bits
+    #[serde(rename = "rsa-3072")]
+    Rsa3072,
+    /// RSA of 4096 bits
+    #[serde(rename = "rsa-4096")]
+    Rsa4096,
+}
+
+impl KeyType {
+    /// Every kind, in the order that the documentation lists them
+    pub const ALL: [Self; 5] =
+        [Self::EcdsaP256, Self::EcdsaP384, Self::Rsa2048, Self::Rsa3072, Self::Rsa4096];
+
+    /// The name in the configuration
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EcdsaP256 => "ecdsa-p256",
+            Self::EcdsaP384 => "ecdsa-p384",
+            Self::Rsa2048 => "rsa-2048",
+            Self::Rsa3072 => "rsa-3072",
+            Self::Rsa4096 => "rsa-4096",
+        }
+    }
+}
+
+impl std::fmt::Display for KeyType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How control over the identifiers is proven
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChallengeMethod {
+    /// A file that the CA fetches over HTTP
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc8555#section-8.3>
+    Http01(Http01),
+}
+
+/// Who answers the CA's HTTP request
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Http01 {
+    /// A listener of our own on this address, or the socket that systemd passes
+    Listen(SocketAddr),
+    /// A web server that serves files from this directory
+    Webroot(PathBuf),
+}
+
+/// When a certificate is due by its age
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Renew {
+    /// How much life is left when it is due; `None` is a third, or half of less than 10 days
+    pub before: Option<Share>,
+    /// How old a key may become; `None` leaves it to the certificate's life
+    pub key_max_age: Option<Duration>,
+}
+
+/// A span of time, or a share of the certificate's lifetime
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// A share of the lifetime in thousandths, 1 to 999
+    PerMille(u16),
+    /// A fixed span
+    Span(Duration),
+}
+
+impl Share {
+    /// The span that this is of a lifetime, never longer than the lifetime
+    pub fn of(self, lifetime: Duration) -> Duration {
+        match self {
+            Self::PerMille(share) => {
+                let millis = lifetime.as_millis().saturating_mul(u128::from(share)) / 1000;
+                Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+            }
+            Self::Span(span) => span.min(lifetime),
+        }
+    }
+}
+
+/// One place where a certificate is deployed: its files, and what makes a server use them
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its name, `default` where the configuration names none
+    pub name: TargetName,
+    /// How its files are switched
+    pub layout: Layout,
+    /// The files, never empty
+    pub outputs: Vec<Output>,
+    /// A command that says whether the server would accept the files
+    pub check: Option<Hook>,
+    /// What makes the server load the files
+    pub reload: Option<Reload>,
+    /// Where the certificate must be seen
+    pub verify: Vec<Endpoint>,
+}
+
+/// How the files of a target are switched
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// This directory is an atomic directory, and the outputs are names within it
+    Dir(PathBuf),
+    /// The outputs are symlinks, at any paths, into an atomic directory of the state directory
+    Links,
+    /// The outputs are regular files, replaced one after the other under a journal
+    Copy,
+}
+
+/// One file of a target
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// Where it is; absolute also under [`Layout::Dir`]
+    pub path: PathBuf,
+    /// What is in it
+    pub content: Content,
+    /// Its permission bits
+    pub mode: u32,
+    /// Its owner, by name or number; `None` is who runs certkeep
+    pub owner: Option<String>,
+    /// Its group, by name or number; `None` is the group of who runs certkeep
+    pub group: Option<String>,
+}
+
+/// What is in an output
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Content {
+    /// The leaf alone
+    Cert,
+    /// The intermediates alone
+    Chain,
+    /// The key, then the leaf and the intermediates, as HAProxy reads it
+    Combined,
+    /// The leaf and the intermediates
+    Fullchain,
+    /// The key alone
+    Key,
+}
+
+impl Content {
+    /// Whether a file with it must be kept from others
+    pub const fn is_secret(self) -> bool {
+        matches!(self, Self::Combined | Self::Key)
+    }
+
+    /// The file's name in a directory that certkeep lays out
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Self::Cert => "cert.pem",
+            Self::Chain => "chain.pem",
+            Self::Combined => "combined.pem",
+            Self::Fullchain => "fullchain.pem",
+            Self::Key => "privkey.pem",
+        }
+    }
+}
+
+/// A command, as an argument vector that no shell sees
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hook {
+    /// The executable, absolute or looked up in the fixed search path
+    pub program: PathBuf,
+    /// Its arguments
+    pub arguments: Vec<String>,
+    /// How long it may take
+    pub timeout: Duration,
+}
+
+/// What makes a server load its files again
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reload {
+    /// A command
+    Command(Hook),
+    /// A signal to a process
+    Signal {
+        /// Which signal, such as `HUP`, without `SIG`
+        signal: Signal,
+        /// Which process
+        process: Process,
+    },
+    /// A systemd unit, by `systemctl reload-or-restart`
+    Systemd {
+        /// The unit's name, with its suffix
+        unit: String,
+        /// How long its job may take
+        timeout: Duration,
+    },
+}
+
+/// A signal that servers reload on
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Signal {
+    /// SIGHUP
+    Hup,
+    /// SIGUSR1
+    Usr1,
+    /// SIGUSR2
+    Usr2,
+    /// SIGWINCH
+    Winch,
+}
+
+/// Which process a signal goes to
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Process {
+    /// The one whose number is in this file
+    PidFile(PathBuf),
+    /// Those with this name (`comm`) whose parent has another name
+    Name(String),
+}
+
+/// Where a certificate must be seen
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint {
+    /// The name to ask for in SNI and to resolve
+    pub host: Identifier,
+    /// The TCP port
+    pub port: u16,
+    /// The one address to connect to, in place of every A and AAAA of the host
+    pub connect: Option<SocketAddr>,
+    /// How long after the reload the certificate must be seen
+    pub within: Duration,
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Identifier::Ip(std::net::IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+impl Config {
+    /// The issuer of this name
+    ///
+    /// `None` cannot be for a name that a certificate of this configuration holds.
+    pub fn issuer(&self, name: &IssuerName) -> Option<&Issuer> {
+        self.issuers.get(name)
+    }
+}
+
+impl Target {
+    /// The directories that the outputs are in, each once
+    pub fn directories(&self) -> Vec<&Path> {
+        let mut directories: Vec<_> =
+            self.outputs.iter().filter_map(|output| output.path.parent()).collect();
+        directories.sort_unstable();
+        directories.dedup();
+        directories
+    }
+}

@@ -1,0 +1,18 @@
+//! Keeps a host's TLS certificates alive.
+//!
+//! The map of the rooms is in `ARCHITECTURE.md`; the core below decides and does nothing, the
+//! shell does and decides nothing.
+
+// The core: no I/O, no clock, no `async`.
+pub mod cert;
+pub mod config;
+pub mod event;
+pub mod failure;
+pub mod name;
+pub mod pem;
+pub mod plan;
+pub mod record;
+pub mod secret;
+pub mod text;
+pub mod time;
+pub mod token;

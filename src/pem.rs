@@ -1,0 +1,143 @@
+//! PEM in and out, on rustls-pki-types.
+//!
+//! <https://www.rfc-editor.org/rfc/rfc7468>
+
+use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
+
+/// The most bytes of PEM that are looked at
+pub const LIMIT: usize = 1 << 20;
+
+/// The certificates of a PEM text, in its order; other sections are passed over
+///
+/// # Errors
+/// When the text is too long, is not PEM, or holds no certificate.
+pub fn certificates(text: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
+    if text.len() > LIMIT {
+        return Err(PemError::TooLong);
+    }
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| PemError::Malformed(error.to_string()))?;
+    if certificates.is_empty() { Err(PemError::NoCertificate) } else { Ok(certificates) }
+}
+
+/// The first private key of a PEM text
+///
+/// # Errors
+/// When the text is too long, is not PEM, holds no key, or holds an encrypted one.
+pub fn private_key(text: &[u8]) -> Result<PrivateKeyDer<'static>, PemError> {
+    if text.len() > LIMIT {
+        return Err(PemError::TooLong);
+    }
+    match PrivateKeyDer::from_pem_slice(text) {
+        Ok(key) => Ok(key),
+        Err(rustls_pki_types::pem::Error::NoItemsFound) if is_encrypted(text) => {
+            Err(PemError::EncryptedKey)
+        }
+        Err(rustls_pki_types::pem::Error::NoItemsFound) => Err(PemError::NoKey),
+        Err(error) => Err(PemError::Malformed(error.to_string())),
+    }
+}
+
+fn is_encrypted(text: &[u8]) -> bool {
+    let marks: [&[u8]; 2] = [b"ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED"];
+    marks.iter().any(|mark| text.windows(mark.len()).any(|window| window == *mark))
+}
+
+/// One section of PEM, its lines 64 characters long and ended by a line feed
+pub fn encode(kind: Kind, der: &[u8]) -> String {
+    use base64::Engine as _;
+    let body = base64::engine::general_purpose::STANDARD.encode(der);
+    let label = kind.label();
+    let mut text = format!("-----BEGIN {label}-----\n");
+    let mut rest = body.as_str();
+    while !rest.is_empty() {
+        let (line, tail) = rest.split_at(rest.len().min(64));
+        text.push_str(line);
+        text.push('\n');
+        rest = tail;
+    }
+    text.push_str(&format!("-----END {label}-----\n"));
+    text
+}
+
+/// What a section of PEM holds
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A certificate
+    Certificate,
+    /// A private key in PKCS#8
+    PrivateKey,
+}
+
+impl Kind {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Certificate => "CERTIFICATE",
+            Self::PrivateKey => "PRIVATE KEY",
+        }
+    }
+}
+
+/// Whether the text holds a section of some private key
+pub fn has_private_key(text: &[u8]) -> bool {
+    let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(text);
+    sections.any(|section| {
+        matches!(
+            section,
+            Ok((
+                SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey,
+                _
+            ))
+        )
+    })
+}
+
+/// Why a text is not the PEM that was wanted
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PemError {
+    /// The key is encrypted
+    #[error("holds an encrypted private key, which certkeep cannot read")]
+    EncryptedKey,
+    /// Not PEM
+    #[error("is not PEM: {0}")]
+    Malformed(String),
+    /// No certificate
+    #[error("holds no certificate")]
+    NoCertificate,
+    /// No key
+    #[error("holds no private key")]
+    NoKey,
+    /// More than [`LIMIT`]
+    #[error("is longer than 1 MiB")]
+    TooLong,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_encoded_can_be_read_again() {
+        for length in [1_usize, 48, 49, 1000] {
+            let der = vec![7; length];
+            let text = encode(Kind::Certificate, &der);
+            assert!(text.lines().all(|line| line.len() <= 64));
+            assert_eq!(certificates(text.as_bytes()).unwrap(), [CertificateDer::from(der)]);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        assert_eq!(certificates(b"hello"), Err(PemError::NoCertificate));
+        assert_eq!(private_key(b""), Err(PemError::NoKey));
+        let encrypted =
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        assert_eq!(private_key(encrypted.as_bytes()), Err(PemError::EncryptedKey));
+        assert_eq!(certificates(&vec![b'a'; LIMIT + 1]), Err(PemError::TooLong));
+        let broken = "-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n";
+        assert!(matches!(certificates(broken.as_bytes()), Err(PemError::Malformed(_))));
+    }
+}

@@ -1,0 +1,91 @@
+//! Text that somebody else wrote, made harmless before anyone sees it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, Serializer};
+
+/// Text from a CA, a certificate, a hook or a peer
+///
+/// Kept as it came; shown with control characters, bidirectional overrides and other characters
+/// that move a cursor or hide text escaped, and cut at [`External::LIMIT`]. There is no way to
+/// the raw text, so none of it can reach a terminal, a log line or a shell as it came.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct External(String);
+
+impl External {
+    /// The most bytes that are kept of one text
+    pub const LIMIT: usize = 2048;
+
+    /// Take foreign text, cut at the limit
+    pub fn new(text: impl AsRef<str>) -> Self {
+        let text = text.as_ref();
+        let cut = text.floor_char_boundary(Self::LIMIT);
+        let mut safe = String::with_capacity(cut);
+        for c in text[..cut].chars() {
+            if is_unsafe(c) {
+                safe.extend(c.escape_unicode());
+            } else {
+                safe.push(c);
+            }
+        }
+        if cut < text.len() {
+            safe.push('…');
+        }
+        Self(safe)
+    }
+
+    /// Whether nothing was said
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The escaped text
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Characters that steer a terminal, reorder a line or cannot be seen
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+        || matches!(c, '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+impl fmt::Display for External {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl Serialize for External {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for External {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_moves_a_cursor_survives() {
+        let hostile = "a\u{1b}[2Jb\r\nc\u{202e}d\u{9b}e\0";
+        let shown = External::new(hostile).to_string();
+        assert_eq!(shown, r"a\u{1b}[2Jb\u{d}\u{a}c\u{202e}d\u{9b}e\u{0}");
+    }
+
+    #[test]
+    fn a_long_text_is_cut_between_characters() {
+        let shown = External::new("é".repeat(5000)).to_string();
+        assert!(shown.len() <= External::LIMIT + '…'.len_utf8());
+        assert!(shown.ends_with('…'));
+    }
+}
