@@ -1,95 +1,465 @@
 //! The one planner: what is due now, why, and when to look again.
 //!
-//! [`plan`] is total and pure. `plan`, `status`, `renew` and `run` all call it.
+//! [`plan`] is total and pure: no I/O, no clock, no error. `plan`, `status`, `renew` and `run` all
+//! call it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::time::Duration;
 
-use crate::cert::Leaf;
-use crate::name::{CertName, Identifier, TargetName};
-use crate::record::{Attempts, GenerationMeta, TargetRecord};
+use crate::config::{Certificate, Config, Issuer, Target};
+use crate::failure::FailureClass;
+use crate::name::{CertName, IssuerName, TargetName};
+use crate::record::Attempts;
 use crate::text::External;
 use crate::time::Timestamp;
 
-/// All that was observed at one moment
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot {
-    /// By certificate; one that is not here was never seen
-    pub certificates: BTreeMap<CertName, Observed>,
-}
+pub mod backoff;
+pub mod ledger;
+mod reason;
+mod snapshot;
+pub mod window;
 
-/// All that was observed of one certificate
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Observed {
-    /// The newest generation that is whole: its key is its leaf's
-    pub held: Option<Held>,
-    /// What is wrong with newer generations that are not whole
-    pub damaged: Option<External>,
-    /// A certificate with its key that the outputs hold and no generation does
-    pub found: Option<Leaf>,
-    /// An order that is not finished
-    pub order: Option<OrderInFlight>,
-    /// What was tried
-    pub attempts: Attempts,
-    /// By target of the configuration
-    pub targets: BTreeMap<TargetName, ObservedTarget>,
-    /// The operator asks for it now, whatever is due
-    pub forced: bool,
-    /// The CA said that the held certificate is revoked
-    pub revoked: bool,
-}
+pub use reason::{Drift, Reason};
+pub use snapshot::{Held, Observed, ObservedTarget, OrderInFlight, OutputState, Request, Snapshot};
+use window::Seed;
 
-/// A generation and what its leaf says
+/// What is due now and when to look again
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Where it came from
-    pub meta: GenerationMeta,
-    /// What its leaf says
-    pub leaf: Leaf,
+pub struct Plan {
+    /// One for each certificate of the configuration, in its order
+    pub decisions: Vec<Decision>,
+    /// When to plan again: now if there is something to do, a quarter of an hour at most
+    pub wake_at: Timestamp,
+    /// What the clock cannot be before, if it is; then nothing is ordered
+    pub clock_suspect: Option<Timestamp>,
 }
 
-/// An order that is not finished, without its secrets
+/// What is done about one certificate, and why
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OrderInFlight {
-    /// Its URL
-    pub url: External,
-    /// The directory it was placed at
-    pub directory: String,
-    /// What was ordered
-    pub identifiers: BTreeSet<Identifier>,
-    /// When
-    pub created_at: Timestamp,
+pub struct Decision {
+    /// Which
+    pub certificate: CertName,
+    /// How far it is
+    pub state: State,
+    /// What is due now, in the order to do it
+    pub actions: Vec<Action>,
+    /// Why a new certificate is wanted, or why not
+    pub reason: Reason,
+    /// What keeps a wanted certificate from being ordered now
+    pub held_back: Option<HeldBack>,
+    /// When a new certificate is due or was
+    pub renew_at: Timestamp,
+    /// When to look at it again
+    pub wake_at: Timestamp,
 }
 
-/// What was observed of one target
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ObservedTarget {
-    /// How far it got
-    pub record: TargetRecord,
-    /// How its files compare with the generation that the record names as installed
-    pub outputs: OutputState,
-}
-
-/// How the files of a target compare with what they should hold
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum OutputState {
-    /// All there, with the right content, mode and owner
-    Current,
-    /// Something else than the generation, or with another mode or owner
-    Differs {
-        /// The first such file
-        path: PathBuf,
-        /// What is wrong with it
-        problem: External,
-    },
-    /// Nothing of the target is there
-    #[default]
+/// How far a certificate is; derived, never stored
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// There is none
     Missing,
-    /// It could not be looked at
-    Unreadable {
-        /// The file
-        path: PathBuf,
-        /// Why
-        problem: External,
+    /// There is none, and an order for it is under way
+    Ordering,
+    /// Issued and kept, and not in the files of every target
+    Staged,
+    /// In the files of every target, and not seen from every endpoint
+    Installed,
+    /// Seen from every endpoint
+    Live {
+        /// Whether there were endpoints to ask
+        verified: bool,
+    },
+    /// Nothing goes on until a human does something
+    NeedsOperator {
+        /// What
+        what: External,
     },
 }
+
+impl State {
+    /// The state as one word
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Ordering => "ordering",
+            Self::Staged => "staged",
+            Self::Installed => "installed",
+            Self::Live { .. } => "live",
+            Self::NeedsOperator { .. } => "needs-operator",
+        }
+    }
+}
+
+/// Something to do now
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Keep the pair that the files hold as a generation
+    Adopt,
+    /// Bring a generation to a target, as far as it is not there
+    Deploy {
+        /// Which target
+        target: TargetName,
+        /// Which generation
+        generation: u32,
+        /// Why
+        why: DeployReason,
+    },
+    /// Order a certificate, or go on with the order that is in flight
+    Issue,
+    /// Ask the CA when to renew
+    RenewalInfo {
+        /// The issuer whose directory the certificate came from
+        issuer: IssuerName,
+    },
+}
+
+/// Why a target is worked on
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeployReason {
+    /// Its files hold another generation, or none
+    NotInstalled,
+    /// Its files were changed or removed
+    Drifted {
+        /// What is wrong with them
+        problem: External,
+    },
+    /// The generation was not seen from its endpoints yet
+    NotLive,
+}
+
+/// What keeps a wanted certificate from being ordered now
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldBack {
+    /// An attempt failed, and the next one is not due
+    Backoff {
+        /// When it is
+        until: Timestamp,
+    },
+    /// The clock cannot be right
+    Clock,
+    /// The same names were certified moments ago
+    Ledger {
+        /// When another order is allowed
+        until: Timestamp,
+    },
+}
+
+impl std::fmt::Display for HeldBack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Backoff { until } => {
+                write!(f, "waits until {until} because the last attempt failed")
+            }
+            Self::Clock => f.write_str("waits because the clock cannot be right"),
+            Self::Ledger { until } => write!(
+                f,
+                "waits until {until} because these names were certified moments ago (--force orders all the same)"
+            ),
+        }
+    }
+}
+
+/// Decide for every certificate of the configuration
+pub fn plan(now: Timestamp, config: &Config, snapshot: &Snapshot) -> Plan {
+    let clock_suspect = clock_floor(snapshot).filter(|floor| now < *floor);
+    let unseen = Observed::default();
+    let decisions: Vec<_> = config
+        .certificates
+        .values()
+        .map(|certificate| {
+            let observed = snapshot.certificates.get(&certificate.name).unwrap_or(&unseen);
+            decide(now, config, certificate, observed, clock_suspect.is_some())
+        })
+        .collect();
+    let latest = now.after(LONGEST_SLEEP);
+    let soonest = decisions.iter().map(|decision| decision.wake_at).min().unwrap_or(latest);
+    Plan { decisions, wake_at: soonest.clamp(now, latest), clock_suspect }
+}
+
+/// What the clock cannot be before: the time of this source, and of every certificate on disk
+fn clock_floor(snapshot: &Snapshot) -> Option<Timestamp> {
+    let seen = snapshot.certificates.values().filter_map(|observed| observed.held.as_ref());
+    let newest = seen.map(|held| held.leaf.not_before.before(SKEW)).max();
+    newest.max(Some(WRITTEN))
+}
+
+fn decide(
+    now: Timestamp,
+    config: &Config,
+    certificate: &Certificate,
+    observed: &Observed,
+    clock_suspect: bool,
+) -> Decision {
+    let (reason, renew_at) = want(now, config, certificate, observed);
+    let wanted = !matches!(reason, Reason::NotDue { .. } | Reason::Adoptable);
+    let held_back =
+        if wanted { hold_back(now, certificate, observed, &reason, clock_suspect) } else { None };
+    let mut actions = Vec::new();
+    if reason == Reason::Adoptable {
+        actions.push(Action::Adopt);
+    }
+    let inquiry = renewal_info(config, certificate, observed, now);
+    if let Some((issuer, at)) = &inquiry
+        && *at <= now
+        && !clock_suspect
+    {
+        actions.push(Action::RenewalInfo { issuer: issuer.clone() });
+    }
+    let issue = wanted && held_back.is_none();
+    if issue {
+        actions.push(Action::Issue);
+    }
+    let mut wake_at = match &held_back {
+        Some(HeldBack::Backoff { until } | HeldBack::Ledger { until }) => *until,
+        Some(HeldBack::Clock) => now.after(LONGEST_SLEEP),
+        None => renew_at,
+    };
+    if let Some((_, at)) = inquiry {
+        wake_at = wake_at.min(at);
+    }
+    // What is about to be replaced is not deployed first.
+    if let (Some(held), false) = (&observed.held, issue) {
+        for target in &certificate.targets {
+            match deployment(now, target, held, observed) {
+                Deployment::Due(action) => actions.push(action),
+                Deployment::At(at) => wake_at = wake_at.min(at),
+                Deployment::Done => {}
+            }
+        }
+    }
+    let wake_at = if actions.is_empty() { wake_at.max(now) } else { now };
+    let state = state(certificate, observed, wanted);
+    Decision {
+        certificate: certificate.name.clone(),
+        state,
+        actions,
+        reason,
+        held_back,
+        renew_at,
+        wake_at,
+    }
+}
+
+/// Whether a new certificate is wanted, and when it is or was due
+fn want(
+    now: Timestamp,
+    config: &Config,
+    certificate: &Certificate,
+    observed: &Observed,
+) -> (Reason, Timestamp) {
+    let Some(held) = &observed.held else {
+        let reason = match &observed.found {
+            _ if observed.request == Request::Force => Reason::Forced,
+            Some(found) if found.not_after > now => Reason::Adoptable,
+            _ if observed.damaged.is_some() => Reason::Damaged,
+            _ => Reason::Missing,
+        };
+        return (reason, now);
+    };
+    if observed.request == Request::Force {
+        return (Reason::Forced, now);
+    }
+    if observed.revoked {
+        return (Reason::Revoked, now);
+    }
+    if let Some(drift) = drift(config, certificate, held) {
+        return (Reason::Drift(drift), now);
+    }
+    let leaf = &held.leaf;
+    let seed = Seed::of(held);
+    let emergency = window::emergency(leaf);
+    if emergency <= now {
+        return (Reason::Emergency, emergency);
+    }
+    let suggested = observed
+        .attempts
+        .renewal_info
+        .as_ref()
+        .filter(|info| info.fingerprint == leaf.fingerprint)
+        .and_then(|info| window::sane(info.window?, leaf))
+        .map(|window| window::drawn(window, seed).min(emergency));
+    let by_age = window::backstop(leaf, certificate.renew, seed);
+    // The operator's own figure stands beside the CA's; the default gives way to it.
+    let by_age = match (suggested, certificate.renew.before) {
+        (Some(_), None) => None,
+        _ => Some(by_age),
+    };
+    let by_key = certificate.renew.key_max_age.map(|age| held.meta.staged_at.after(age));
+    let moments = [
+        suggested.map(|at| (at, Reason::RenewalInfo { at })),
+        by_age.map(|at| (at, Reason::Age { at })),
+        by_key.map(|at| (at, Reason::KeyAge { at })),
+    ];
+    let due = moments.iter().flatten().find(|(at, _)| *at <= now);
+    match due {
+        Some((at, reason)) => (reason.clone(), *at),
+        None => {
+            let next = moments.iter().flatten().map(|(at, _)| *at).min();
+            let at = next.unwrap_or(emergency).min(emergency);
+            (Reason::NotDue { at }, at)
+        }
+    }
+}
+
+fn drift(config: &Config, certificate: &Certificate, held: &Held) -> Option<Drift> {
+    let wanted: BTreeSet<_> = certificate.identifiers.iter().cloned().collect();
+    if wanted != held.leaf.identifiers {
+        let text = |a: &BTreeSet<_>, b: &BTreeSet<_>| {
+            a.difference(b).map(ToString::to_string).collect::<Vec<_>>()
+        };
+        return Some(Drift::Names {
+            added: text(&wanted, &held.leaf.identifiers),
+            dropped: text(&held.leaf.identifiers, &wanted),
+        });
+    }
+    if held.leaf.key_type != Some(certificate.key) {
+        return Some(Drift::Key { wanted: certificate.key });
+    }
+    // A certificate from elsewhere tells nothing of its directory.
+    let origin = held.meta.origin.as_ref()?;
+    let issuer = issuers(config, certificate).find(|i| i.directory == origin.directory);
+    let Some(issuer) = issuer else { return Some(Drift::Issuer) };
+    let profile = certificate.profile.as_ref().or(issuer.profile.as_ref());
+    let same = profile.map(|profile| &profile.name) == origin.profile.as_ref();
+    // A profile that the CA does not have and that is not required was asked for in vain.
+    let in_vain = origin.profile.is_none() && profile.is_some_and(|profile| !profile.required);
+    (!same && !in_vain).then_some(Drift::Profile)
+}
+
+fn issuers<'a>(
+    config: &'a Config,
+    certificate: &'a Certificate,
+) -> impl Iterator<Item = &'a Issuer> {
+    certificate.issuers.iter().filter_map(|name| config.issuer(name))
+}
+
+fn hold_back(
+    now: Timestamp,
+    certificate: &Certificate,
+    observed: &Observed,
+    reason: &Reason,
+    clock_suspect: bool,
+) -> Option<HeldBack> {
+    if clock_suspect {
+        return Some(HeldBack::Clock);
+    }
+    let forced = *reason == Reason::Forced;
+    let Attempts { not_before, last_failure, .. } = &observed.attempts;
+    // What the CA asked for is kept even under force; our own ladder is not.
+    let named_by_ca = last_failure
+        .as_ref()
+        .is_some_and(|failure| matches!(failure.class, FailureClass::NotBefore { .. }));
+    if let Some(until) = not_before.filter(|until| *until > now)
+        && (!forced || named_by_ca)
+    {
+        return Some(HeldBack::Backoff { until });
+    }
+    if forced || observed.order.is_some() {
+        return None;
+    }
+    let identifiers = certificate.identifiers.iter().cloned().collect();
+    ledger::held_back(now, &observed.attempts, &identifiers, reason)
+        .map(|until| HeldBack::Ledger { until })
+}
+
+/// Whom to ask for renewal information about the held certificate, and when
+fn renewal_info(
+    config: &Config,
+    certificate: &Certificate,
+    observed: &Observed,
+    now: Timestamp,
+) -> Option<(IssuerName, Timestamp)> {
+    let held = observed.held.as_ref()?;
+    held.leaf.ari_id.as_ref()?;
+    let origin = held.meta.origin.as_ref()?;
+    if held.leaf.not_after <= now {
+        return None;
+    }
+    let issuer = issuers(config, certificate).find(|i| i.directory == origin.directory)?;
+    let at = match &observed.attempts.renewal_info {
+        Some(info) if info.fingerprint == held.leaf.fingerprint => info.next_check,
+        _ => window::first_renewal_info(held),
+    };
+    Some((issuer.name.clone(), at))
+}
+
+enum Deployment {
+    Due(Action),
+    At(Timestamp),
+    Done,
+}
+
+fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed) -> Deployment {
+    let unseen = ObservedTarget::default();
+    let seen = observed.targets.get(&target.name).unwrap_or(&unseen);
+    let record = &seen.record;
+    let newest = held.meta.number;
+    let pinned = record.pinned_over.is_some_and(|over| newest <= over);
+    let wanted = if pinned { record.generation } else { newest };
+    let why = if record.generation != wanted || record.installed_at.is_none() {
+        DeployReason::NotInstalled
+    } else if let Some(problem) = seen.outputs.problem() {
+        DeployReason::Drifted { problem }
+    } else if record.live_at.is_none() {
+        DeployReason::NotLive
+    } else {
+        return Deployment::Done;
+    };
+    let waits = record
+        .not_before
+        .filter(|at| *at > now && record.generation == wanted && observed.request == Request::None);
+    match waits {
+        Some(at) => Deployment::At(at),
+        None => {
+            Deployment::Due(Action::Deploy { target: target.name.clone(), generation: wanted, why })
+        }
+    }
+}
+
+fn state(certificate: &Certificate, observed: &Observed, wanted: bool) -> State {
+    let operator = |failure: Option<&crate::failure::Failure>| match failure.map(|f| &f.class) {
+        Some(FailureClass::NeedsOperator { what, .. }) => Some(what.clone()),
+        _ => None,
+    };
+    if wanted && let Some(what) = operator(observed.attempts.last_failure.as_ref()) {
+        return State::NeedsOperator { what };
+    }
+    let Some(held) = &observed.held else {
+        return if observed.order.is_some() { State::Ordering } else { State::Missing };
+    };
+    let (mut installed, mut live, mut verified) = (true, true, true);
+    for target in &certificate.targets {
+        let seen = observed.targets.get(&target.name);
+        let record = seen.map(|seen| &seen.record);
+        let what = record.and_then(|record| operator(record.last_failure.as_ref()));
+        if let Some(what) = what {
+            return State::NeedsOperator { what };
+        }
+        let newest = held.meta.number;
+        let here = record.filter(|record| {
+            let pinned = record.pinned_over.is_some_and(|over| newest <= over);
+            record.generation == newest || pinned
+        });
+        let current = seen.is_some_and(|seen| seen.outputs == OutputState::Current);
+        installed &= current && here.is_some_and(|record| record.installed_at.is_some());
+        live &= here.is_some_and(|record| record.live_at.is_some());
+        verified &= here.is_some_and(|record| record.verified);
+    }
+    match (installed, live) {
+        (false, _) => State::Staged,
+        (true, false) => State::Installed,
+        (true, true) => State::Live { verified },
+    }
+}
+
+/// The longest time between two looks: a suspended machine or a moved clock is noticed by then
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(15 * 60);
+
+/// How far a CA's clock may be ahead of ours without ours being suspect
+const SKEW: Duration = Duration::from_secs(3600);
+
+/// 2026-11-01: no clock of a machine that runs this is before it
+const WRITTEN: Timestamp = Timestamp::from_seconds(1_793_491_200);
+
+#[cfg(test)]
+mod tests;

@@ -215,9 +215,10 @@ pub struct TargetRecord {
     /// No further attempt before this moment
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// The operator put this generation here, and it stays until a newer one is issued
-    #[serde(default)]
-    pub pinned: bool,
+    /// The operator went back to this generation while that one was the newest; it stays until
+    /// a newer one than that is issued
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pinned_over: Option<u32>,
     /// The last generation that was live here before
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<u32>,

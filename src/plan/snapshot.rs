@@ -1,0 +1,121 @@
+//! What was observed, as the planner takes it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use crate::cert::Leaf;
+use crate::name::{CertName, Identifier, TargetName};
+use crate::record::{Attempts, GenerationMeta, TargetRecord};
+use crate::text::External;
+use crate::time::Timestamp;
+
+/// All that was observed at one moment
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// By certificate; one that is not here was never seen
+    pub certificates: BTreeMap<CertName, Observed>,
+}
+
+/// All that was observed of one certificate
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The newest generation that is whole: its key is its leaf's
+    pub held: Option<Held>,
+    /// What is wrong with newer generations that are not whole
+    pub damaged: Option<External>,
+    /// A certificate with its key that the outputs hold and no generation does
+    pub found: Option<Leaf>,
+    /// An order that is not finished
+    pub order: Option<OrderInFlight>,
+    /// What was tried
+    pub attempts: Attempts,
+    /// By target of the configuration
+    pub targets: BTreeMap<TargetName, ObservedTarget>,
+    /// What the operator asks for at this moment
+    pub request: Request,
+    /// The CA said that the held certificate is revoked
+    pub revoked: bool,
+}
+
+/// What the operator asks for at this moment
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Request {
+    /// Nothing beyond the configuration
+    #[default]
+    None,
+    /// Look now: a deployment that failed is tried again at once
+    Now,
+    /// A new certificate, whatever is due and however recent the last one
+    Force,
+}
+
+/// A generation and what its leaf says
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Where it came from
+    pub meta: GenerationMeta,
+    /// What its leaf says
+    pub leaf: Leaf,
+}
+
+/// An order that is not finished, without its secrets
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderInFlight {
+    /// Its URL
+    pub url: External,
+    /// The directory it was placed at
+    pub directory: String,
+    /// What was ordered
+    pub identifiers: BTreeSet<Identifier>,
+    /// When
+    pub created_at: Timestamp,
+}
+
+/// What was observed of one target
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedTarget {
+    /// How far it got
+    pub record: TargetRecord,
+    /// How its files compare with the generation that the record names as installed
+    pub outputs: OutputState,
+}
+
+/// How the files of a target compare with what they should hold
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OutputState {
+    /// All there, with the right content, mode and owner
+    Current,
+    /// Something else than the generation, or with another mode or owner
+    Differs {
+        /// The first such file
+        path: PathBuf,
+        /// What is wrong with it
+        problem: External,
+    },
+    /// Nothing of the target is there
+    #[default]
+    Missing,
+    /// It could not be looked at
+    Unreadable {
+        /// The file
+        path: PathBuf,
+        /// Why
+        problem: External,
+    },
+}
+
+impl OutputState {
+    /// What is wrong with the files, if something is
+    pub fn problem(&self) -> Option<External> {
+        let about = |path: &PathBuf, problem: &External| {
+            Some(External::new(format!("{}: {problem}", path.display())))
+        };
+        match self {
+            Self::Current => None,
+            Self::Differs { path, problem } | Self::Unreadable { path, problem } => {
+                about(path, problem)
+            }
+            Self::Missing => Some(External::new("its files are gone")),
+        }
+    }
+}

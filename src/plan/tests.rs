@@ -1,0 +1,540 @@
+use std::collections::BTreeMap;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cert::{AriId, Fingerprint, Leaf};
+use crate::config::{
+    ChallengeMethod, Content, Http01, KeyType, Layout, Output, Profile, Renew, Share,
+};
+use crate::failure::{Failure, Step};
+use crate::name::Identifier;
+use crate::record::{
+    GenerationMeta, IssuedRecord, Origin, RenewalInfo, SuggestedWindow, TargetRecord, VERSION,
+};
+
+const DAY: u64 = 86_400;
+const START: Timestamp = Timestamp::from_seconds(1_800_000_000);
+const DIRECTORY: &str = "https://ca.test/directory";
+
+fn days(n: u64) -> Duration {
+    Duration::from_secs(n * DAY)
+}
+
+fn name(text: &str) -> CertName {
+    CertName::parse(text).unwrap()
+}
+
+fn target() -> TargetName {
+    TargetName::parse("default").unwrap()
+}
+
+fn config() -> Config {
+    let issuer = Issuer {
+        name: IssuerName::parse("ca").unwrap(),
+        directory: DIRECTORY.to_owned(),
+        ca_file: None,
+        insecure_loopback: false,
+        allowed_hosts: Vec::new(),
+        contact: Vec::new(),
+        eab: None,
+        profile: None,
+        proxy: None,
+    };
+    let output = |content: Content| Output {
+        path: PathBuf::from("/etc/tls").join(content.file_name()),
+        content,
+        mode: 0o600,
+        owner: None,
+        group: None,
+    };
+    let certificate = Certificate {
+        name: name("a"),
+        identifiers: vec![Identifier::parse("a.test").unwrap()],
+        key: KeyType::EcdsaP256,
+        issuers: vec![issuer.name.clone()],
+        profile: None,
+        challenge: ChallengeMethod::Http01(Http01::Listen(SocketAddr::new(
+            Ipv6Addr::UNSPECIFIED.into(),
+            80,
+        ))),
+        renew: Renew::default(),
+        targets: vec![Target {
+            name: target(),
+            layout: Layout::Dir(PathBuf::from("/etc/tls")),
+            outputs: vec![output(Content::Fullchain), output(Content::Key)],
+            check: None,
+            reload: None,
+            verify: Vec::new(),
+        }],
+    };
+    Config {
+        state_dir: PathBuf::from("/var/lib/certkeep"),
+        allow_volatile_state: false,
+        allow_empty: false,
+        issuers: BTreeMap::from([(issuer.name.clone(), issuer)]),
+        certificates: BTreeMap::from([(certificate.name.clone(), certificate)]),
+    }
+}
+
+fn certificate(config: &mut Config) -> &mut Certificate {
+    config.certificates.get_mut(&name("a")).unwrap()
+}
+
+fn held(number: u32, from: Timestamp, lifetime: Duration) -> Held {
+    let fingerprint = Fingerprint::of(&[number.to_be_bytes(), [7; 4]].concat());
+    Held {
+        meta: GenerationMeta {
+            certificate: name("a"),
+            fingerprint,
+            key_type: KeyType::EcdsaP256,
+            number,
+            origin: Some(Origin {
+                issuer: IssuerName::parse("ca").unwrap(),
+                directory: DIRECTORY.to_owned(),
+                account: "https://ca.test/account/1".to_owned(),
+                order: format!("https://ca.test/order/{number}"),
+                profile: None,
+            }),
+            staged_at: from,
+            version: VERSION,
+            ..serde_json::from_value(serde_json::json!({
+                "version": 1, "certificate": "a", "number": 1, "fingerprint": "00".repeat(32),
+                "key_type": "ecdsa-p256", "origin": null, "staged_at": "2026-01-01T00:00:00Z",
+                "key_digest": "00".repeat(32), "chain_digest": "00".repeat(32),
+            }))
+            .unwrap()
+        },
+        leaf: Leaf {
+            fingerprint,
+            identifiers: BTreeSet::from([Identifier::parse("a.test").unwrap()]),
+            not_before: from,
+            not_after: from.after(lifetime),
+            serial: "01".to_owned(),
+            issuer: External::new("CN=ca"),
+            key_type: Some(KeyType::EcdsaP256),
+            public_key: Vec::new(),
+            ari_id: Some(AriId { key_identifier: vec![1], serial: vec![2] }),
+            self_signed: false,
+        },
+    }
+}
+
+/// A certificate that is live since `from`, its renewal information not due for long
+fn live(number: u32, from: Timestamp, lifetime: Duration) -> Observed {
+    let held = held(number, from, lifetime);
+    let mut observed = Observed::default();
+    observed.attempts.renewal_info = Some(RenewalInfo {
+        fingerprint: held.leaf.fingerprint,
+        window: None,
+        explanation_url: None,
+        next_check: held.leaf.not_after,
+        failures: 0,
+    });
+    let record = TargetRecord {
+        generation: number,
+        installed_at: Some(from),
+        reloaded_at: Some(from),
+        live_at: Some(from),
+        ..TargetRecord::default()
+    };
+    let seen = ObservedTarget { record, outputs: OutputState::Current };
+    observed.targets.insert(target(), seen);
+    observed.held = Some(held);
+    observed
+}
+
+fn decision(now: Timestamp, config: &Config, observed: &Observed) -> Decision {
+    let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), observed.clone())]) };
+    plan(now, config, &snapshot).decisions.remove(0)
+}
+
+fn window(observed: &mut Observed, start: Timestamp, end: Timestamp) {
+    let info = observed.attempts.renewal_info.as_mut().unwrap();
+    info.window = Some(SuggestedWindow { start, end });
+}
+
+#[test]
+fn the_first_rule_that_applies_is_the_reason() {
+    let base = || live(1, START, days(90));
+    let at = |n| START.after(days(n));
+    type Change = fn(&mut Config, &mut Observed);
+    let cases: [(&str, u64, Change); 15] = [
+        ("missing", 0, |_, o| *o = Observed::default()),
+        ("damaged", 0, |_, o| {
+            *o = Observed { damaged: Some(External::new("x")), ..Observed::default() }
+        }),
+        ("not-due", 1, |_, _| {}),
+        ("not-due", 57, |_, _| {}),
+        ("age", 60, |_, _| {}),
+        ("emergency", 83, |_, _| {}),
+        ("emergency", 200, |_, _| {}),
+        ("forced", 1, |_, o| o.request = Request::Force),
+        ("revoked", 1, |_, o| o.revoked = true),
+        ("names-differ", 1, |c, _| {
+            certificate(c).identifiers.push(Identifier::parse("b.test").unwrap())
+        }),
+        ("key-differs", 1, |c, _| certificate(c).key = KeyType::Rsa2048),
+        ("issuer-differs", 1, |c, _| {
+            c.issuers.values_mut().for_each(|i| i.directory = "https://other.test/d".to_owned());
+        }),
+        ("profile-differs", 1, |c, _| {
+            certificate(c).profile = Some(Profile { name: "short".to_owned(), required: true });
+        }),
+        ("key-age", 31, |c, _| certificate(c).renew.key_max_age = Some(days(30))),
+        ("age", 46, |c, _| certificate(c).renew.before = Some(Share::PerMille(500))),
+    ];
+    for (expected, day, change) in cases {
+        let (mut config, mut observed) = (config(), base());
+        change(&mut config, &mut observed);
+        let decided = decision(at(day), &config, &observed);
+        assert_eq!(decided.reason.code(), expected, "on day {day}: {decided:?}");
+        let due = expected != "not-due";
+        assert_eq!(decided.actions.contains(&Action::Issue), due, "{expected}: {decided:?}");
+    }
+}
+
+#[test]
+fn short_lives_are_due_at_half_and_long_ones_at_two_thirds() {
+    let cases = [(3600, 50), (86_400, 50), (160 * 3600, 50), (45 * DAY, 67), (398 * DAY, 67)];
+    for (seconds, percent) in cases {
+        let observed = live(1, START, Duration::from_secs(seconds));
+        let just_issued = decision(START, &config(), &observed);
+        assert_eq!(just_issued.reason.code(), "not-due", "{seconds} s: due when just issued");
+        let due = just_issued.renew_at.since(START).as_secs() * 100 / seconds;
+        assert!((percent - 3..=percent).contains(&due), "{seconds} s: due at {due} %");
+    }
+}
+
+#[test]
+fn renewal_information_moves_a_renewal_both_ways_but_not_past_the_emergency_line() {
+    let config = config();
+    let mut observed = live(1, START, days(90));
+    window(&mut observed, START.after(days(10)), START.after(days(11)));
+    assert_eq!(decision(START.after(days(11)), &config, &observed).reason.code(), "renewal-info");
+    window(&mut observed, START.after(days(70)), START.after(days(71)));
+    assert_eq!(decision(START.after(days(65)), &config, &observed).reason.code(), "not-due");
+    assert_eq!(decision(START.after(days(71)), &config, &observed).reason.code(), "renewal-info");
+    window(&mut observed, START.after(days(88)), START.after(days(89)));
+    let line = START.after(days(90)).before(days(90) / 12);
+    assert_eq!(decision(START.after(days(70)), &config, &observed).renew_at, line);
+}
+
+#[test]
+fn an_absurd_window_counts_as_none() {
+    let absurd = [
+        (START.after(days(10)), START.after(days(10))),
+        (START.after(days(10)), START.after(days(9))),
+        (START.after(days(27_000)), START.after(days(27_001))),
+    ];
+    for (start, end) in absurd {
+        let mut observed = live(1, START, days(90));
+        window(&mut observed, start, end);
+        let decided = decision(START.after(days(60)), &config(), &observed);
+        assert_eq!(decided.reason.code(), "age", "{start} to {end}");
+    }
+}
+
+#[test]
+fn the_moment_in_a_window_is_the_same_at_every_look_and_spread_over_certificates() {
+    let (start, end) = (START.after(days(50)), START.after(days(52)));
+    let drawn: BTreeSet<_> = (0..100)
+        .map(|number| {
+            let mut observed = live(number, START, days(90));
+            window(&mut observed, start, end);
+            let first = decision(START.after(days(1)), &config(), &observed).renew_at;
+            let later = decision(START.after(days(49)), &config(), &observed).renew_at;
+            assert_eq!(first, later);
+            assert!(start <= first && first < end);
+            first
+        })
+        .collect();
+    let halves = drawn.iter().filter(|at| **at < START.after(days(51))).count();
+    assert!(drawn.len() > 95 && (30..70).contains(&halves), "{halves} of {}", drawn.len());
+}
+
+#[test]
+fn a_failed_attempt_waits_and_force_does_not() {
+    let mut observed = Observed::default();
+    let until = START.after(Duration::from_secs(60));
+    observed.attempts.not_before = Some(until);
+    observed.attempts.last_failure = Some(Failure::retry(Step::Order, "no"));
+    let waiting = decision(START, &config(), &observed);
+    assert_eq!((waiting.actions, waiting.wake_at), (vec![], until));
+    assert_eq!(waiting.held_back, Some(HeldBack::Backoff { until }));
+    observed.request = Request::Force;
+    assert_eq!(decision(START, &config(), &observed).actions, [Action::Issue]);
+    observed.attempts.last_failure = Some(Failure::not_before(until, Step::Order, "429"));
+    assert_eq!(decision(START, &config(), &observed).actions, []);
+}
+
+#[test]
+fn a_certificate_that_is_due_again_at_once_is_ordered_no_second_time() {
+    let mut observed = live(2, START, days(90));
+    let issued = |at| IssuedRecord {
+        at,
+        identifiers: vec![Identifier::parse("a.test").unwrap()],
+        lifetime: 90 * DAY,
+    };
+    observed.attempts.issued = vec![issued(START)];
+    let mut config = config();
+    certificate(&mut config).renew.before = Some(Share::PerMille(999));
+    let soon = START.after(Duration::from_secs(3 * 3600));
+    let held = decision(soon, &config, &observed);
+    assert_eq!(held.held_back, Some(HeldBack::Ledger { until: START.after(days(1)) }));
+    assert_eq!(held.actions, []);
+    // The CA's own wish is followed once, and the second time it is a loop.
+    let (start, end) = (START.before(days(1)), START);
+    window(&mut observed, start, end);
+    assert_eq!(decision(soon, &self::config(), &observed).actions, [Action::Issue]);
+    observed.attempts.issued.push(issued(START.after(Duration::from_secs(60))));
+    assert!(decision(soon, &self::config(), &observed).held_back.is_some());
+    observed.request = Request::Force;
+    assert_eq!(decision(soon, &self::config(), &observed).actions, [Action::Issue]);
+}
+
+#[test]
+fn a_clock_before_the_certificates_orders_nothing_and_calls_nothing_expired() {
+    let observed = live(1, START, days(90));
+    let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), observed)]) };
+    for now in [Timestamp::from_seconds(0), START.before(days(1))] {
+        let plan = plan(now, &config(), &snapshot);
+        assert!(plan.clock_suspect.is_some(), "{now}");
+        assert_eq!(plan.decisions[0].actions, [], "{now}");
+    }
+    assert_eq!(plan(START, &config(), &snapshot).clock_suspect, None);
+    let nothing_held = plan(Timestamp::from_seconds(0), &config(), &Snapshot::default());
+    assert_eq!(nothing_held.decisions[0].held_back, Some(HeldBack::Clock));
+}
+
+#[test]
+fn a_target_is_worked_on_until_it_is_live() {
+    let at = START.after(days(1));
+    let record = |observed: &mut Observed, change: fn(&mut ObservedTarget)| {
+        change(observed.targets.get_mut(&target()).unwrap());
+    };
+    let why = |observed: &Observed| match decision(at, &config(), observed).actions.as_slice() {
+        [] => None,
+        [Action::Deploy { why, .. }] => Some(why.clone()),
+        other => panic!("{other:?}"),
+    };
+    let mut observed = live(1, START, days(90));
+    assert_eq!(why(&observed), None);
+    record(&mut observed, |t| t.outputs = OutputState::Missing);
+    assert!(matches!(why(&observed), Some(DeployReason::Drifted { .. })));
+    record(&mut observed, |t| {
+        *t = ObservedTarget {
+            outputs: OutputState::Current,
+            record: TargetRecord { live_at: None, ..t.record.clone() },
+        }
+    });
+    assert_eq!(why(&observed), Some(DeployReason::NotLive));
+    assert_eq!(decision(at, &config(), &observed).state, State::Installed);
+    record(&mut observed, |t| t.record.not_before = Some(START.after(days(2))));
+    assert_eq!(why(&observed), None);
+    observed.request = Request::Now;
+    assert_eq!(why(&observed), Some(DeployReason::NotLive));
+    observed.targets.clear();
+    assert_eq!(why(&observed), Some(DeployReason::NotInstalled));
+    assert_eq!(decision(at, &config(), &observed).state, State::Staged);
+}
+
+#[test]
+fn a_rollback_stays_until_a_newer_certificate_is_issued() {
+    let at = START.after(days(1));
+    let mut observed = live(2, START, days(90));
+    let seen = observed.targets.get_mut(&target()).unwrap();
+    seen.record.generation = 1;
+    seen.record.pinned_over = Some(2);
+    let decided = decision(at, &config(), &observed);
+    assert_eq!((decided.actions, decided.state), (vec![], State::Live { verified: false }));
+    observed.held = Some(held(3, START, days(90)));
+    let actions = decision(at, &config(), &observed).actions;
+    assert!(
+        matches!(actions.as_slice(), [.., Action::Deploy { generation: 3, .. }]),
+        "{actions:?}"
+    );
+}
+
+#[test]
+fn what_the_files_hold_is_taken_over_before_anything_is_ordered() {
+    let found = held(1, START, days(90)).leaf;
+    let mut observed = Observed { found: Some(found), ..Observed::default() };
+    let now = START.after(days(1));
+    assert_eq!(decision(now, &config(), &observed).actions, [Action::Adopt]);
+    assert_eq!(decision(START.after(days(91)), &config(), &observed).actions, [Action::Issue]);
+    observed.request = Request::Force;
+    assert_eq!(decision(now, &config(), &observed).actions, [Action::Issue]);
+}
+
+/// One certificate through a span of time: what a plan asks for is done at once
+struct Simulation {
+    now: Timestamp,
+    observed: Observed,
+    lifetime: Duration,
+    issued: u32,
+    inquiries: u32,
+    looks: u32,
+    least_left: Duration,
+}
+
+impl Simulation {
+    fn run(lifetime: Duration, span: Duration, fails: impl Fn(u32, Timestamp) -> bool) -> Self {
+        let config = config();
+        let mut this = Self {
+            now: START,
+            observed: Observed::default(),
+            lifetime,
+            issued: 0,
+            inquiries: 0,
+            looks: 0,
+            least_left: lifetime,
+        };
+        let mut orders = 0;
+        while this.now < START.after(span) {
+            this.looks += 1;
+            let decided = decision(this.now, &config, &this.observed);
+            for action in &decided.actions {
+                match action {
+                    Action::Issue => {
+                        orders += 1;
+                        if fails(orders, this.now) { this.fail() } else { this.issue() }
+                    }
+                    Action::RenewalInfo { .. } => this.inquire(),
+                    Action::Deploy { .. } => this.deploy(),
+                    Action::Adopt => panic!("nothing to adopt"),
+                }
+            }
+            if let Some(held) = &this.observed.held {
+                this.least_left = this.least_left.min(held.leaf.not_after.since(this.now));
+            }
+            let next = decided.wake_at.min(this.now.after(LONGEST_SLEEP));
+            this.now = next.max(this.now.after(Duration::from_secs(1)));
+        }
+        this
+    }
+
+    fn issue(&mut self) {
+        self.issued += 1;
+        let new = held(self.issued, self.now, self.lifetime);
+        let mut issued = ledger::retained(&self.observed.attempts.issued, self.now);
+        issued.push(IssuedRecord {
+            at: self.now,
+            identifiers: new.leaf.identifiers.iter().cloned().collect(),
+            lifetime: self.lifetime.as_secs(),
+        });
+        self.observed.attempts = Attempts { issued, ..Attempts::default() };
+        self.observed.held = Some(new);
+    }
+
+    fn fail(&mut self) {
+        let attempts = &mut self.observed.attempts;
+        attempts.failures += 1;
+        let failure = Failure::retry(Step::Order, "no");
+        let lifetime = self.observed.held.as_ref().map(|held| held.leaf.lifetime());
+        let until = backoff::after_failure(
+            self.now,
+            attempts.failures,
+            &failure.class,
+            lifetime,
+            Seed(u64::from(attempts.failures) << 60),
+        );
+        attempts.not_before = Some(until);
+        attempts.last_failure = Some(failure);
+    }
+
+    fn inquire(&mut self) {
+        self.inquiries += 1;
+        let leaf = &self.observed.held.as_ref().unwrap().leaf;
+        let centre = leaf.not_after.before(leaf.lifetime() / 3);
+        let half = leaf.lifetime() / 100;
+        self.observed.attempts.renewal_info = Some(RenewalInfo {
+            fingerprint: leaf.fingerprint,
+            window: Some(SuggestedWindow { start: centre.before(half), end: centre.after(half) }),
+            explanation_url: None,
+            next_check: self.now.after(Duration::from_secs(6 * 3600)),
+            failures: 0,
+        });
+    }
+
+    fn deploy(&mut self) {
+        let number = self.observed.held.as_ref().unwrap().meta.number;
+        self.observed.targets.insert(
+            target(),
+            live(number, self.now, self.lifetime).targets.remove(&target()).unwrap(),
+        );
+    }
+}
+
+#[test]
+fn a_year_passes_with_one_renewal_in_two_thirds_of_each_life() {
+    for (life, expected) in [(90, 6..=7), (64, 8..=9), (45, 12..=13)] {
+        let year = Simulation::run(days(life), days(365), |_, _| false);
+        assert!(expected.contains(&year.issued), "{life} days: {} issued", year.issued);
+        assert!(year.least_left > days(life) * 30 / 100, "{life} days: {:?} left", year.least_left);
+        assert!(year.inquiries >= 2 * 364, "{life} days: {} inquiries", year.inquiries);
+    }
+}
+
+#[test]
+fn six_day_certificates_outlive_a_ca_that_is_down_for_two_days() {
+    let down = START.after(days(30))..START.after(days(32));
+    let span =
+        Simulation::run(Duration::from_secs(160 * 3600), days(60), |_, now| down.contains(&now));
+    assert!(span.least_left > Duration::ZERO, "{:?}", span.least_left);
+    assert!((14..=18).contains(&span.issued), "{} issued", span.issued);
+}
+
+#[test]
+fn a_ca_that_never_answers_is_asked_four_times_in_two_hours_and_then_daily() {
+    let span = Simulation::run(days(90), days(10), |_, _| true);
+    assert!(
+        (12..=14).contains(&span.observed.attempts.failures),
+        "{}",
+        span.observed.attempts.failures
+    );
+}
+
+#[test]
+fn a_clock_that_jumps_a_month_ahead_makes_one_renewal() {
+    let observed = live(1, START, days(45));
+    let decided = decision(START.after(days(33)), &config(), &observed);
+    assert_eq!(decided.actions, [Action::Issue]);
+}
+
+proptest! {
+    #[test]
+    fn no_moment_and_no_window_makes_the_planner_panic_or_sleep_past_an_action(
+        now in any::<i64>(), start in any::<i64>(), end in any::<i64>(),
+        from in any::<i64>(), life in any::<u64>(), next_check in any::<i64>(),
+        not_before in proptest::option::of(any::<i64>()), before in 1_u16..999,
+    ) {
+        let mut observed = live(1, Timestamp::from_millis(from), Duration::from_millis(life));
+        window(&mut observed, Timestamp::from_millis(start), Timestamp::from_millis(end));
+        observed.attempts.renewal_info.as_mut().unwrap().next_check =
+            Timestamp::from_millis(next_check);
+        observed.attempts.not_before = not_before.map(Timestamp::from_millis);
+        let mut config = config();
+        certificate(&mut config).renew.before = Some(Share::PerMille(before));
+        let now = Timestamp::from_millis(now);
+        let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), observed)]) };
+        let plan = plan(now, &config, &snapshot);
+        prop_assert!(plan.wake_at >= now);
+        prop_assert!(plan.wake_at <= now.after(LONGEST_SLEEP));
+        let decided = &plan.decisions[0];
+        prop_assert!(decided.actions.is_empty() || plan.wake_at == now);
+    }
+
+    #[test]
+    fn a_renewal_is_never_later_than_the_emergency_line(
+        life in 60_u64..40_000_000, start in 0_u64..40_000_000, length in 1_u64..1_000_000,
+    ) {
+        let mut observed = live(1, START, Duration::from_secs(life));
+        let start = START.after(Duration::from_secs(start));
+        window(&mut observed, start, start.after(Duration::from_secs(length)));
+        let line = START.after(Duration::from_secs(life)).before(Duration::from_secs(life) / 12);
+        prop_assert!(decision(START, &config(), &observed).renew_at <= line);
+    }
+}
