@@ -12,6 +12,7 @@ pub mod name;
 pub mod pem;
 pub mod plan;
 pub mod record;
+pub mod report;
 pub mod secret;
 pub mod text;
 pub mod time;

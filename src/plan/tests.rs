@@ -100,12 +100,6 @@ fn held(number: u32, from: Timestamp, lifetime: Duration) -> Held {
             }),
             staged_at: from,
             version: VERSION,
-            ..serde_json::from_value(serde_json::json!({
-                "version": 1, "certificate": "a", "number": 1, "fingerprint": "00".repeat(32),
-                "key_type": "ecdsa-p256", "origin": null, "staged_at": "2026-01-01T00:00:00Z",
-                "key_digest": "00".repeat(32), "chain_digest": "00".repeat(32),
-            }))
-            .unwrap()
         },
         leaf: Leaf {
             fingerprint,

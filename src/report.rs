@@ -1,0 +1,315 @@
+//! Plans and states for people and for machines.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::failure::Failure;
+use crate::name::{CertName, Identifier, TargetName};
+use crate::plan::{Action, Decision, DeployReason, Observed, Plan, Snapshot, State};
+use crate::text::External;
+use crate::time::{Rough, Timestamp};
+
+/// The shape of every JSON document that a command prints; fields are only added within it
+pub const VERSION: u32 = 1;
+
+/// What `plan` and `status` print with `--json`
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// [`VERSION`]
+    pub version: u32,
+    /// When it was made
+    pub now: Timestamp,
+    /// When the agent looks again
+    pub wake_at: Timestamp,
+    /// What the clock cannot be before, if it is
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_suspect: Option<Timestamp>,
+    /// One for each certificate of the configuration
+    pub certificates: Vec<CertificateReport>,
+}
+
+/// One certificate of a [`Report`]
+#[derive(Debug, Serialize)]
+pub struct CertificateReport {
+    /// Its name in the configuration
+    pub name: CertName,
+    /// `missing`, `ordering`, `staged`, `installed`, `live` or `needs-operator`
+    pub state: &'static str,
+    /// Whether `live` was proven by a handshake
+    pub verified: bool,
+    /// Whether the newest certificate is past its end
+    pub expired: bool,
+    /// Why a new certificate is wanted, or why not, as one word
+    pub reason: &'static str,
+    /// The same as a sentence
+    pub why: String,
+    /// What keeps a wanted certificate from being ordered now
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<String>,
+    /// What is done next, one sentence each
+    pub actions: Vec<String>,
+    /// What it is for, according to the configuration asked for; according to the leaf if held
+    pub names: Vec<Identifier>,
+    /// The newest generation
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
+    /// Its leaf's SHA-256
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Its leaf's serial number
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serial: Option<String>,
+    /// Who signed it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<External>,
+    /// When it begins
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// When it expires
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_after: Option<Timestamp>,
+    /// When a new one is due
+    pub renew_at: Timestamp,
+    /// When the next step is
+    pub next: Timestamp,
+    /// Failed attempts in a row to get one
+    pub failures: u32,
+    /// The latest of them
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Failure>,
+    /// What a human must do
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operator: Option<External>,
+    /// Where it is deployed
+    pub targets: Vec<TargetReport>,
+}
+
+/// One target of a [`CertificateReport`]
+#[derive(Debug, Serialize)]
+pub struct TargetReport {
+    /// Its name in the configuration
+    pub name: TargetName,
+    /// The generation that is there, or is being brought there
+    pub generation: u32,
+    /// When its files were switched
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub installed_at: Option<Timestamp>,
+    /// When it was seen from every endpoint
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub live_at: Option<Timestamp>,
+    /// Whether that was proven by a handshake
+    pub verified: bool,
+    /// What is wrong with its files
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub problem: Option<External>,
+    /// The latest failure since it was last live
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<Failure>,
+}
+
+impl Report {
+    /// Put a plan and what it was made from side by side
+    pub fn new(now: Timestamp, plan: &Plan, snapshot: &Snapshot) -> Self {
+        let unseen = Observed::default();
+        let certificates = plan
+            .decisions
+            .iter()
+            .map(|decision| {
+                let observed = snapshot.certificates.get(&decision.certificate);
+                CertificateReport::new(now, decision, observed.unwrap_or(&unseen))
+            })
+            .collect();
+        Self {
+            version: VERSION,
+            now,
+            wake_at: plan.wake_at,
+            clock_suspect: plan.clock_suspect,
+            certificates,
+        }
+    }
+
+    /// Whether every certificate is live, in force, and waits for nothing
+    pub fn all_well(&self) -> bool {
+        self.certificates.iter().all(CertificateReport::is_well)
+    }
+
+    /// The states, for people: a line for each certificate, more where something is wrong
+    pub fn status(&self) -> String {
+        let mut text = String::new();
+        self.clock_line(&mut text);
+        let width = self.name_width();
+        line(&mut text, format_args!("{:width$}  {:<14}  {:<10}  NEXT", "NAME", "STATE", "LEFT"));
+        for certificate in &self.certificates {
+            let left = certificate.not_after.map_or_else(
+                || "-".to_owned(),
+                |end| match certificate.expired {
+                    true => "expired".to_owned(),
+                    false => Rough(end.since(self.now)).to_string(),
+                },
+            );
+            line(
+                &mut text,
+                format_args!(
+                    "{:width$}  {:<14}  {left:<10}  {}",
+                    certificate.name.as_str(),
+                    certificate.state_text(),
+                    certificate.next_text(self.now),
+                ),
+            );
+            certificate.details(&mut text);
+        }
+        text
+    }
+
+    /// What is due now and why, for people
+    pub fn plan(&self) -> String {
+        let mut text = String::new();
+        self.clock_line(&mut text);
+        let width = self.name_width();
+        for certificate in &self.certificates {
+            line(
+                &mut text,
+                format_args!("{:width$}  {}", certificate.name.as_str(), certificate.why),
+            );
+            if let Some(held_back) = &certificate.held_back {
+                line(&mut text, format_args!("{:width$}  {held_back}", ""));
+            }
+            for action in &certificate.actions {
+                line(&mut text, format_args!("{:width$}  -> {action}", ""));
+            }
+        }
+        let busy = self.certificates.iter().filter(|c| !c.actions.is_empty()).count();
+        let all = self.certificates.len();
+        line(&mut text, format_args!("{busy} of {all} certificates have something due now"));
+        text
+    }
+
+    fn clock_line(&self, text: &mut String) {
+        if let Some(floor) = self.clock_suspect {
+            let now = self.now;
+            line(text, format_args!("the clock says {now}, which cannot be: it is after {floor}"));
+        }
+    }
+
+    fn name_width(&self) -> usize {
+        let longest = self.certificates.iter().map(|c| c.name.as_str().len()).max();
+        longest.unwrap_or(0).clamp(4, 32)
+    }
+}
+
+impl CertificateReport {
+    fn new(now: Timestamp, decision: &Decision, observed: &Observed) -> Self {
+        let held = observed.held.as_ref();
+        let leaf = held.map(|held| &held.leaf);
+        let targets = observed.targets.iter().map(|(name, seen)| TargetReport {
+            name: name.clone(),
+            generation: seen.record.generation,
+            installed_at: seen.record.installed_at,
+            live_at: seen.record.live_at,
+            verified: seen.record.verified,
+            problem: seen.record.installed_at.and_then(|_| seen.outputs.problem()),
+            last_failure: seen.record.last_failure.clone(),
+        });
+        Self {
+            name: decision.certificate.clone(),
+            state: decision.state.as_str(),
+            verified: decision.state == State::Live { verified: true },
+            expired: leaf.is_some_and(|leaf| leaf.not_after <= now),
+            reason: decision.reason.code(),
+            why: decision.reason.to_string(),
+            held_back: decision.held_back.as_ref().map(ToString::to_string),
+            actions: decision.actions.iter().map(sentence).collect(),
+            names: leaf.map(|leaf| leaf.identifiers.iter().cloned().collect()).unwrap_or_default(),
+            generation: held.map(|held| held.meta.number),
+            fingerprint: leaf.map(|leaf| leaf.fingerprint.to_string()),
+            serial: leaf.map(|leaf| leaf.serial.clone()),
+            issuer: leaf.map(|leaf| leaf.issuer.clone()),
+            not_before: leaf.map(|leaf| leaf.not_before),
+            not_after: leaf.map(|leaf| leaf.not_after),
+            renew_at: decision.renew_at,
+            next: decision.wake_at,
+            failures: observed.attempts.failures,
+            last_failure: observed.attempts.last_failure.clone(),
+            operator: match &decision.state {
+                State::NeedsOperator { what } => Some(what.clone()),
+                _ => None,
+            },
+            targets: targets.collect(),
+        }
+    }
+
+    /// Whether it is live and in force, and the last attempt at anything succeeded
+    pub fn is_well(&self) -> bool {
+        self.state == "live"
+            && !self.expired
+            && self.last_failure.is_none()
+            && self.targets.iter().all(|target| target.last_failure.is_none())
+    }
+
+    fn state_text(&self) -> String {
+        match (self.state, self.verified) {
+            ("live", false) => "live, unproven".to_owned(),
+            (state, _) => state.to_owned(),
+        }
+    }
+
+    fn next_text(&self, now: Timestamp) -> String {
+        if !self.actions.is_empty() {
+            return "now".to_owned();
+        }
+        let (what, at) = match self.reason {
+            "not-due" => ("renews", self.renew_at),
+            _ => ("tries", self.next),
+        };
+        format!("{what} in {}", Rough(at.since(now)))
+    }
+
+    fn details(&self, text: &mut String) {
+        if let Some(operator) = &self.operator {
+            line(text, format_args!("    to do: {operator}"));
+        }
+        if self.reason != "not-due" {
+            line(text, format_args!("    {}", self.why));
+        }
+        if let Some(held_back) = &self.held_back {
+            line(text, format_args!("    {held_back}"));
+        }
+        if let Some(failure) = &self.last_failure {
+            line(text, format_args!("    failed {} times: {failure}", self.failures));
+        }
+        for target in &self.targets {
+            if let Some(problem) = &target.problem {
+                line(text, format_args!("    target `{}`: {problem}", target.name));
+            }
+            if let Some(failure) = &target.last_failure {
+                line(text, format_args!("    target `{}`: {failure}", target.name));
+            }
+        }
+    }
+}
+
+/// An action as a sentence
+fn sentence(action: &Action) -> String {
+    match action {
+        Action::Adopt => "take over the certificate in the files".to_owned(),
+        Action::Deploy { target, generation, why } => {
+            let why = match why {
+                DeployReason::NotInstalled => "its files are not there yet".to_owned(),
+                DeployReason::Drifted { problem } => problem.to_string(),
+                DeployReason::NotLive => "it was not seen from every endpoint yet".to_owned(),
+            };
+            format!("deploy generation {generation} to target `{target}`: {why}")
+        }
+        Action::Issue => "order a certificate".to_owned(),
+        Action::RenewalInfo { issuer } => format!("ask `{issuer}` when to renew"),
+    }
+}
+
+fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
+    let start = text.len();
+    // Writing to a String cannot fail.
+    text.write_fmt(content).unwrap_or_default();
+    text.truncate(start + text[start..].trim_end().len());
+    text.push('\n');
+}
