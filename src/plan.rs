@@ -259,7 +259,7 @@ fn want(
     if observed.request == Request::Force {
         return (Reason::Forced, now);
     }
-    if observed.revoked {
+    if observed.attempts.revoked == Some(held.leaf.fingerprint) {
         return (Reason::Revoked, now);
     }
     if let Some(drift) = drift(config, certificate, held) {

@@ -135,6 +135,9 @@ pub struct Attempts {
     /// The recent orders that ended in a certificate, oldest first
     #[serde(default)]
     pub issued: Vec<IssuedRecord>,
+    /// The certificate that the operator had revoked, until another one takes its place
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Fingerprint>,
     /// What the CA last suggested for the newest generation
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_info: Option<RenewalInfo>,

@@ -33,8 +33,6 @@ pub struct Observed {
     pub targets: BTreeMap<TargetName, ObservedTarget>,
     /// What the operator asks for at this moment
     pub request: Request,
-    /// The CA said that the held certificate is revoked
-    pub revoked: bool,
 }
 
 /// What the operator asks for at this moment
