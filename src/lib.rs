@@ -17,3 +17,6 @@ pub mod secret;
 pub mod text;
 pub mod time;
 pub mod token;
+
+// The shell: one room per outside world.
+pub mod store;

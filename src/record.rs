@@ -3,6 +3,7 @@
 //! The store reads and writes them; the planner decides from them; nobody else changes one.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,17 @@ pub struct GenerationMeta {
     pub origin: Option<Origin>,
     /// When it was staged
     pub staged_at: Timestamp,
+    /// What its files hold
+    pub digests: Digests,
+}
+
+/// SHA-256 of a generation's files, so that a look at the disk needs no key arithmetic
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Digests {
+    /// Of `key.pem`
+    pub key: Fingerprint,
+    /// Of `chain.pem`
+    pub chain: Fingerprint,
 }
 
 /// The order that a generation came from
@@ -225,4 +237,28 @@ pub struct TargetRecord {
     /// The last generation that was live here before
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<u32>,
+}
+
+/// `published/<random>.json`: a challenge artefact that must be withdrawn, written ahead of it
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedRecord {
+    /// [`VERSION`]
+    pub version: u32,
+    /// What it is and where
+    pub artefact: Artefact,
+    /// When it was about to be published
+    pub created_at: Timestamp,
+}
+
+/// Something published for a CA to see
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Artefact {
+    /// A file of a web server
+    WebrootFile {
+        /// Where it is
+        path: PathBuf,
+        /// Its device and inode once it is there; nothing else is ever removed
+        inode: Option<(u64, u64)>,
+    },
 }

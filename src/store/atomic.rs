@@ -1,0 +1,380 @@
+//! The atomic directory: one rename switches every file of a target.
+//!
+//! ```text
+//! <dir>/..000007-<random>/fullchain.pem privkey.pem   final owner and mode, on disk
+//! <dir>/..data -> ..000007-<random>                   replaced by rename: the switch
+//! <path> -> [<dir>/]..data/fullchain.pem              stable, wherever it is
+//! ```
+//!
+//! A path that is no such symlink yet is taken over without a change of what it gives: a
+//! directory with the present content comes first, then the symlinks, then the switch.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::dir::{Attributes, DATA, Dir, random};
+use super::error::StoreError;
+use super::install::{Placed, common_owner, open_place, open_places};
+use super::original::{Original, Was};
+use super::owner::Owners;
+use super::walk::{self, Held, Present};
+use super::{DEPLOYED, Store, pair};
+use crate::config::{Certificate, Layout, Target};
+use crate::record::Generation;
+
+/// Switch a target to a generation
+pub(super) fn install(
+    store: &Store,
+    certificate: &Certificate,
+    target: &Target,
+    placed: &[Placed<'_>],
+    generation: &Generation,
+) -> Result<(), StoreError> {
+    prepare(store, certificate, target, placed, generation)?.run()
+}
+
+/// Everything of a switch that can be seen, in order; what cannot is done already
+///
+/// After any number of its steps, each path gives either what it gave before or what it is to
+/// give, and all of them the same of the two.
+#[derive(Debug)]
+pub(super) struct Commit {
+    atomic: Dir,
+    places: BTreeMap<PathBuf, Dir>,
+    tag: String,
+    steps: Vec<Step>,
+    /// What `..data` led to before
+    before: Option<OsString>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Let `..data` lead to this directory
+    Switch(String),
+    /// Put a symlink in a path's place
+    Link { place: PathBuf, name: OsString, text: OsString },
+    /// Put a regular file in a path's place
+    File { place: PathBuf, name: OsString, content: Held },
+    /// Remove a symlink of ours
+    Unlink { place: PathBuf, name: OsString },
+}
+
+fn prepare(
+    store: &Store,
+    certificate: &Certificate,
+    target: &Target,
+    placed: &[Placed<'_>],
+    generation: &Generation,
+) -> Result<Commit, StoreError> {
+    let mut commit = begin(store, certificate, target, placed)?;
+    let mut strangers = Vec::new();
+    for place in placed {
+        let dir = commit.place(place.directory)?;
+        let text = dir.link_text(place.name)?;
+        if text.is_none() || text != place.link {
+            strangers.push((place, walk::look(dir, place.name)?));
+        } else {
+            walk::check_output(dir, place.name)?;
+        }
+    }
+    let found: Vec<_> =
+        strangers.iter().map(|(place, present)| (place.output.path.clone(), present)).collect();
+    store.remember_originals(&certificate.name, &target.name, &found)?;
+
+    let mode = match target.layout {
+        Layout::Dir(_) => 0o755,
+        Layout::Links | Layout::Copy => 0o711,
+    };
+    let built = commit.build_all(mode, placed, &strangers, generation);
+    if let Err(error) = built {
+        commit.sweep();
+        return Err(error);
+    }
+    for (directory, name) in obsolete(store, certificate, target, placed, &commit)? {
+        commit.steps.push(Step::Unlink { place: directory, name });
+    }
+    Ok(commit)
+}
+
+fn begin(
+    store: &Store,
+    certificate: &Certificate,
+    target: &Target,
+    placed: &[Placed<'_>],
+) -> Result<Commit, StoreError> {
+    let atomic = match &target.layout {
+        Layout::Dir(path) => ensure_dir(path, common_owner(placed, path))?,
+        Layout::Links | Layout::Copy => {
+            let (name, target) = (certificate.name.as_str(), target.name.as_str());
+            store.ensure(&[DEPLOYED, name, target], 0o711)?
+        }
+    };
+    let before = atomic.link_text(DATA)?;
+    let tag = store.tag(&certificate.name);
+    Ok(Commit { atomic, places: open_places(placed)?, tag, steps: Vec::new(), before })
+}
+
+/// The directory of `dir:`, of which the last part is made when it is missing
+fn ensure_dir(path: &Path, owner: u32) -> Result<Dir, StoreError> {
+    match walk::walk(path, owner) {
+        Err(error) if error.errno() == Some(Errno::NOENT) => {
+            let (Some(parent), Some(name)) =
+                (path.parent(), path.file_name().and_then(OsStr::to_str))
+            else {
+                return Err(error);
+            };
+            let parent = open_place(parent, owner)?;
+            parent.ensure_child(name, 0o755)?;
+            parent.sync()?;
+            walk::walk(path, owner)
+        }
+        opened => opened,
+    }
+}
+
+impl Commit {
+    fn place(&self, path: &Path) -> Result<&Dir, StoreError> {
+        let missing = || StoreError::system("open", path, Errno::NOENT);
+        self.places.get(path).ok_or_else(missing)
+    }
+
+    /// Build the directories, and plan the steps that put them in force
+    fn build_all(
+        &mut self,
+        mode: u32,
+        placed: &[Placed<'_>],
+        strangers: &[(&Placed<'_>, Present)],
+        generation: &Generation,
+    ) -> Result<(), StoreError> {
+        if strangers.iter().any(|(_, present)| present.content().is_some()) {
+            let mut files = self.present_entries()?;
+            for (place, present) in strangers {
+                if let Some(Held { bytes, attributes }) = present.content() {
+                    let held = Held { bytes: bytes.clone(), attributes: *attributes };
+                    files.insert(place.entry.clone(), held);
+                }
+            }
+            let name = self.build(
+                0,
+                mode,
+                files.iter().map(|(name, held)| {
+                    (name.as_os_str(), [held.bytes.as_slice(), b""], held.attributes)
+                }),
+            )?;
+            self.steps.push(Step::Switch(name));
+        }
+        for (place, _) in strangers {
+            let text = place.link.clone().unwrap_or_default();
+            let (place, name) = (place.directory.to_owned(), place.name.to_owned());
+            self.steps.push(Step::Link { place, name, text });
+        }
+        let name = self.build(
+            generation.meta.number,
+            mode,
+            placed.iter().map(|place| {
+                let parts = pair::parts(place.output.content, generation);
+                (place.entry.as_os_str(), parts, place.attributes)
+            }),
+        )?;
+        self.steps.push(Step::Switch(name));
+        Ok(())
+    }
+
+    /// What the directory in force holds, for the paths that lead through it
+    fn present_entries(&self) -> Result<BTreeMap<OsString, Held>, StoreError> {
+        let mut entries = BTreeMap::new();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = match fs::openat(self.atomic.fd(), DATA, flags, Mode::empty()) {
+            Ok(fd) => Dir::from_fd(fd, self.atomic.join(DATA)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(entries),
+            Err(errno) => return Err(self.atomic.error("open", DATA, errno)),
+        };
+        for name in dir.names()? {
+            let regular = dir
+                .stat(&name)?
+                .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+            if let Some((bytes, stat)) = if regular { dir.read(&name)? } else { None } {
+                let held = Held { bytes: bytes.into(), attributes: Attributes::of(&stat) };
+                entries.insert(name, held);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Build a directory that nothing leads to yet, complete and on disk
+    fn build<'a>(
+        &self,
+        number: u32,
+        mode: u32,
+        files: impl Iterator<Item = (&'a OsStr, [&'a [u8]; 2], Attributes)>,
+    ) -> Result<String, StoreError> {
+        let name = format!("..{number:06}-{:016x}", random());
+        let dir = self.atomic.new_child(&name)?;
+        for (entry, parts, attributes) in files {
+            dir.create(entry, &parts, attributes)?;
+        }
+        dir.set_mode(mode)?;
+        dir.sync()?;
+        self.atomic.sync()?;
+        Ok(name)
+    }
+
+    /// Take every step; what is no longer led to goes afterwards
+    pub(super) fn run(self) -> Result<(), StoreError> {
+        let done = self.steps.iter().try_for_each(|step| self.take(step));
+        self.sweep();
+        done
+    }
+
+    fn take(&self, step: &Step) -> Result<(), StoreError> {
+        match step {
+            Step::Switch(name) => self.atomic.replace_by_link(DATA, &self.tag, name.as_ref()),
+            Step::Link { place, name, text } => {
+                self.place(place)?.replace_by_link(name, &self.tag, text)
+            }
+            Step::File { place, name, content: Held { bytes, attributes } } => {
+                self.place(place)?.replace(name, &self.tag, &[bytes], *attributes)
+            }
+            Step::Unlink { place, name } => {
+                let dir = self.place(place)?;
+                dir.unlink(name)?;
+                dir.sync()
+            }
+        }
+    }
+
+    /// Remove directories that nothing leads to, but not the one that was in force just before:
+    /// a reader may be in it
+    fn sweep(&self) {
+        // What stays is swept at the next switch or start.
+        drop(sweep(&self.atomic, self.before.as_deref(), &self.tag));
+    }
+}
+
+/// Remove what switches left behind, except what is in force and `keep`
+pub(super) fn sweep(atomic: &Dir, keep: Option<&OsStr>, tag: &str) -> Result<(), StoreError> {
+    let current = atomic.link_text(DATA)?;
+    for name in atomic.names()? {
+        let in_use = Some(&name) == current.as_ref() || Some(name.as_os_str()) == keep;
+        if (is_content_directory(&name) && !in_use) || super::dir::is_temporary(&name, tag) {
+            atomic.remove_tree(&name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is one that [`Commit::build`] gives
+fn is_content_directory(name: &OsStr) -> bool {
+    let Some(rest) = name.to_str().and_then(|name| name.strip_prefix("..")) else { return false };
+    rest.split_once('-').is_some_and(|(number, random)| {
+        number.len() >= 6
+            && number.bytes().all(|b| b.is_ascii_digit())
+            && random.len() == 16
+            && random.bytes().all(|b| b.is_ascii_hexdigit())
+    })
+}
+
+/// Symlinks of ours at paths that the configuration no longer names
+fn obsolete(
+    store: &Store,
+    certificate: &Certificate,
+    target: &Target,
+    placed: &[Placed<'_>],
+    commit: &Commit,
+) -> Result<Vec<(PathBuf, OsString)>, StoreError> {
+    let mut found = Vec::new();
+    let wanted = |path: &Path| placed.iter().any(|place| place.output.path == path);
+    if let Layout::Dir(path) = &target.layout {
+        for name in commit.atomic.names()? {
+            let ours = commit.atomic.link_text(&name)?.is_some_and(|text| is_through(&text, b""));
+            if ours && !wanted(&path.join(&name)) {
+                found.push((path.clone(), name));
+            }
+        }
+    } else {
+        let prefix = commit.atomic.join("");
+        for original in store.originals(&certificate.name, &target.name).unwrap_or_default() {
+            let (Some(directory), Some(name)) = (original.path.parent(), original.path.file_name())
+            else {
+                continue;
+            };
+            let Some(dir) = commit.places.get(directory).filter(|_| !wanted(&original.path)) else {
+                continue;
+            };
+            let text = dir.link_text(name)?;
+            if text.is_some_and(|text| is_through(&text, prefix.as_os_str().as_bytes())) {
+                found.push((directory.to_owned(), name.to_owned()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a symlink leads through the `..data` below this prefix
+fn is_through(text: &OsStr, prefix: &[u8]) -> bool {
+    text.as_bytes()
+        .strip_prefix(prefix)
+        .and_then(|rest| rest.strip_prefix(DATA.as_bytes()))
+        .is_some_and(|rest| rest.starts_with(b"/"))
+}
+
+/// Put back what was there: the switch first, then each symlink gives way to its original
+pub(super) fn restore(
+    store: &Store,
+    certificate: &Certificate,
+    target: &Target,
+    originals: &[Original],
+) -> Result<(), StoreError> {
+    let placed = store.place(certificate, target, &Owners::default())?;
+    let mut commit = begin(store, certificate, target, &placed)?;
+    let mut files = commit.present_entries()?;
+    let mut last = Vec::new();
+    for place in &placed {
+        let Some(original) = originals.iter().find(|o| o.path == place.output.path) else {
+            continue;
+        };
+        match original.was.content() {
+            Some(held) => {
+                let held = Held { bytes: held.bytes.clone(), attributes: held.attributes };
+                files.insert(place.entry.clone(), held);
+            }
+            None => {
+                files.remove(&place.entry);
+            }
+        }
+        let (directory, name) = (place.directory.to_owned(), place.name.to_owned());
+        last.push(match &original.was {
+            Was::Absent => Step::Unlink { place: directory, name },
+            Was::File(Held { bytes, attributes }) => {
+                let content = Held { bytes: bytes.clone(), attributes: *attributes };
+                Step::File { place: directory, name, content }
+            }
+            Was::Link { text, .. } => Step::Link { place: directory, name, text: text.into() },
+        });
+    }
+    let mode = if matches!(target.layout, Layout::Dir(_)) { 0o755 } else { 0o711 };
+    let built = commit.build(
+        0,
+        mode,
+        files
+            .iter()
+            .map(|(name, held)| (name.as_os_str(), [held.bytes.as_slice(), b""], held.attributes)),
+    );
+    match built {
+        Ok(name) => commit.steps.push(Step::Switch(name)),
+        Err(error) => {
+            commit.sweep();
+            return Err(error);
+        }
+    }
+    commit.steps.append(&mut last);
+    commit.run()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! Every step of a switch, and what the paths give after it.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+use super::*;
+use crate::config::{Content, Output};
+use crate::store::fixture::{self, Place};
+
+#[expect(clippy::disallowed_methods, reason = "a file that was there before certkeep")]
+fn put(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+fn read(path: &Path) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+/// What each output path gives
+fn given(certificate: &Certificate) -> Vec<Option<String>> {
+    certificate.targets[0].outputs.iter().map(|output| read(&output.path)).collect()
+}
+
+fn wanted(certificate: &Certificate, generation: &Generation) -> Vec<Option<String>> {
+    let text = |output: &Output| {
+        let bytes = pair::parts(output.content, generation).concat();
+        Some(String::from_utf8(bytes).unwrap())
+    };
+    certificate.targets[0].outputs.iter().map(text).collect()
+}
+
+fn commit(store: &Store, certificate: &Certificate, generation: &Generation) -> Commit {
+    let target = &certificate.targets[0];
+    let placed = store.place(certificate, target, &Owners::default()).unwrap();
+    prepare(store, certificate, target, &placed, generation).unwrap()
+}
+
+fn layouts(place: &Place) -> [(Layout, PathBuf); 2] {
+    let out = place.outputs();
+    [(Layout::Dir(out.join("dir")), out.join("dir")), (Layout::Links, out)]
+}
+
+/// Take every prefix of the steps in a place of its own, as if the power went then
+fn at_every_step(
+    before: impl Fn(&Store, &Certificate),
+    check: impl Fn(&Certificate, &[Option<String>], &[Option<String>]),
+) {
+    for which in 0..2 {
+        for steps in 0.. {
+            let place = fixture::place();
+            let store = place.store();
+            let (layout, dir) = layouts(&place)[which].clone();
+            let certificate = fixture::certificate(layout, &dir);
+            std::fs::create_dir_all(&dir).unwrap();
+            before(&store, &certificate);
+            let old = given(&certificate);
+            let generation = fixture::stage(&store);
+            let new = wanted(&certificate, &generation);
+            let commit = commit(&store, &certificate, &generation);
+            assert_eq!(given(&certificate), old, "before the first step");
+            if steps > commit.steps.len() {
+                break;
+            }
+            for step in &commit.steps[..steps] {
+                commit.take(step).unwrap();
+            }
+            check(&certificate, &old, &new);
+            drop(commit);
+            // The start after it, and the attempt after that.
+            store.recover_one(&certificate).unwrap();
+            check(&certificate, &old, &new);
+            store.install(&certificate, &certificate.targets[0], &generation).unwrap();
+            assert_eq!(given(&certificate), new, "{which} {steps}");
+        }
+    }
+}
+
+fn all_or_nothing(certificate: &Certificate, old: &[Option<String>], new: &[Option<String>]) {
+    let now = given(certificate);
+    assert!(now == old || now == new, "{now:?}");
+}
+
+#[test]
+fn after_a_crash_at_any_step_of_a_first_install_all_files_are_there_or_none() {
+    at_every_step(|_, _| {}, all_or_nothing);
+}
+
+#[test]
+fn after_a_crash_at_any_step_of_a_renewal_all_files_are_old_or_all_new() {
+    let before = |store: &Store, certificate: &Certificate| {
+        let old = fixture::stage(store);
+        store.install(certificate, &certificate.targets[0], &old).unwrap();
+    };
+    at_every_step(before, all_or_nothing);
+}
+
+#[test]
+fn taking_over_regular_files_changes_no_byte_before_the_switch() {
+    let before = |_: &Store, certificate: &Certificate| {
+        for output in &certificate.targets[0].outputs {
+            put(&output.path, &format!("old {:?}", output.content));
+        }
+    };
+    at_every_step(before, all_or_nothing);
+}
+
+#[test]
+fn taking_over_somebody_elses_symlinks_changes_no_byte_before_the_switch() {
+    let before = |_: &Store, certificate: &Certificate| {
+        for output in &certificate.targets[0].outputs {
+            let live = output.path.with_extension("live");
+            put(&live, &format!("live {:?}", output.content));
+            symlink(&live, &output.path).unwrap();
+        }
+    };
+    at_every_step(before, all_or_nothing);
+}
+
+#[test]
+fn flattened_symlinks_are_taken_over_again() {
+    let before = |store: &Store, certificate: &Certificate| {
+        let old = fixture::stage(store);
+        let target = &certificate.targets[0];
+        store.install(certificate, target, &old).unwrap();
+        // What `cp -rL` makes of everything.
+        let atomic = store.atomic_path(&certificate.name, target).unwrap();
+        let files: Vec<_> = std::fs::read_dir(atomic.join(DATA))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .map(|name| (read(&atomic.join(DATA).join(&name)).unwrap(), name))
+            .collect();
+        let contents: Vec<_> =
+            target.outputs.iter().map(|o| (o.path.clone(), read(&o.path).unwrap())).collect();
+        std::fs::remove_file(atomic.join(DATA)).unwrap();
+        std::fs::create_dir(atomic.join(DATA)).unwrap();
+        for (text, name) in &files {
+            put(&atomic.join(DATA).join(name), text);
+        }
+        for (path, text) in &contents {
+            std::fs::remove_file(path).unwrap();
+            put(path, text);
+        }
+    };
+    at_every_step(before, all_or_nothing);
+}
+
+#[test]
+fn the_layout_is_the_one_of_kubernetes() {
+    let place = fixture::place();
+    let store = place.store();
+    let dir = place.outputs().join("dir");
+    let certificate = fixture::certificate(Layout::Dir(dir.clone()), &dir);
+    for _ in 0..3 {
+        let generation = fixture::stage(&store);
+        store.install(&certificate, &certificate.targets[0], &generation).unwrap();
+    }
+    let link = std::fs::read_link(dir.join("privkey.pem")).unwrap();
+    assert_eq!(link, Path::new("..data/privkey.pem"));
+    let data = std::fs::read_link(dir.join("..data")).unwrap();
+    assert!(data.to_str().unwrap().starts_with("..000003-"), "{data:?}");
+    assert_eq!(std::fs::metadata(&dir).unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(std::fs::metadata(dir.join("privkey.pem")).unwrap().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::metadata(dir.join("fullchain.pem")).unwrap().mode() & 0o777, 0o644);
+    // The one in force, and the one before for who is still in it.
+    let kept = Dir::find(&dir).unwrap().unwrap().names().unwrap();
+    assert_eq!(kept.iter().filter(|name| is_content_directory(name)).count(), 2);
+    store.recover_one(&certificate).unwrap();
+    let kept = Dir::find(&dir).unwrap().unwrap().names().unwrap();
+    assert_eq!(kept.len(), 4, "{kept:?}");
+}
+
+#[test]
+fn an_output_that_is_renamed_added_or_dropped_leaves_no_link_behind() {
+    for which in 0..2 {
+        let place = fixture::place();
+        let store = place.store();
+        let (layout, dir) = layouts(&place)[which].clone();
+        let mut certificate = fixture::certificate(layout, &dir);
+        let first = fixture::stage(&store);
+        store.install(&certificate, &certificate.targets[0], &first).unwrap();
+
+        let outputs = &mut certificate.targets[0].outputs;
+        let dropped = outputs.remove(0).path;
+        outputs.push(fixture::output(dir.join("haproxy.pem"), Content::Combined));
+        store.install(&certificate, &certificate.targets[0], &first).unwrap();
+        assert_eq!(given(&certificate), wanted(&certificate, &first));
+        assert!(dropped.symlink_metadata().is_err(), "{dropped:?}");
+    }
+}
+
+#[test]
+fn what_was_there_before_certkeep_comes_back() {
+    for which in 0..2 {
+        let place = fixture::place();
+        let store = place.store();
+        let (layout, dir) = layouts(&place)[which].clone();
+        let mut certificate = fixture::certificate(layout, &dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let (file, link, absent) =
+            (dir.join("fullchain.pem"), dir.join("privkey.pem"), dir.join("cert.pem"));
+        certificate.targets[0].outputs.push(fixture::output(absent.clone(), Content::Cert));
+        put(&file, "old chain");
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o604)).unwrap();
+        put(&dir.join("live.key"), "old key");
+        symlink("live.key", &link).unwrap();
+
+        let target = &certificate.targets[0];
+        assert!(!store.has_original(&certificate, target));
+        for _ in 0..2 {
+            let generation = fixture::stage(&store);
+            store.install(&certificate, target, &generation).unwrap();
+        }
+        assert!(store.has_original(&certificate, target));
+        store.restore_original(&certificate, target).unwrap();
+        assert_eq!(read(&file).unwrap(), "old chain");
+        let meta = std::fs::symlink_metadata(&file).unwrap();
+        assert!(meta.is_file() && meta.mode() & 0o7777 == 0o604);
+        assert_eq!(std::fs::read_link(&link).unwrap(), Path::new("live.key"));
+        assert!(absent.symlink_metadata().is_err());
+
+        let generation = fixture::stage(&store);
+        store.install(&certificate, target, &generation).unwrap();
+        assert_eq!(given(&certificate), wanted(&certificate, &generation));
+    }
+}
+
+#[test]
+fn without_an_original_nothing_is_put_back() {
+    let place = fixture::place();
+    let store = place.store();
+    let certificate = fixture::certificate(Layout::Links, &place.outputs());
+    let generation = fixture::stage(&store);
+    let target = &certificate.targets[0];
+    store.install(&certificate, target, &generation).unwrap();
+    assert!(store.restore_original(&certificate, target).unwrap_err().needs_operator());
+    assert_eq!(given(&certificate), wanted(&certificate, &generation));
+}

@@ -1,0 +1,468 @@
+//! Directories as descriptors: every change is made relative to one that was looked at.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+
+use super::error::StoreError;
+
+/// An open directory, with its path for messages
+#[derive(Debug)]
+pub(super) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Permission bits and ownership of a file
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attributes {
+    pub(super) mode: u32,
+    pub(super) uid: u32,
+    pub(super) gid: u32,
+}
+
+impl Attributes {
+    /// For what nobody else may read
+    pub(super) fn private() -> Self {
+        let (uid, gid) = ourselves();
+        Self { mode: 0o600, uid, gid }
+    }
+
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid }
+    }
+}
+
+/// The user and group that certkeep runs as
+pub(super) fn ourselves() -> (u32, u32) {
+    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+}
+
+impl Dir {
+    pub(super) fn from_fd(fd: OwnedFd, path: PathBuf) -> Self {
+        Self { fd, path }
+    }
+
+    /// Open a directory; `None` when there is none
+    pub(super) fn find(path: &Path) -> Result<Option<Self>, StoreError> {
+        match fs::open(path, DIRECTORY, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self::from_fd(fd, path.to_owned()))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(StoreError::system("open", path, errno)),
+        }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(super) fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// Open a directory within, following no symlink; `None` when there is none
+    pub(super) fn child(&self, name: &str) -> Result<Option<Self>, StoreError> {
+        match fs::openat(&self.fd, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => Ok(Some(Self::from_fd(fd, self.join(name)))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.error("open", name, errno)),
+        }
+    }
+
+    /// Open a directory within, made with these permission bits when there is none
+    pub(super) fn ensure_child(&self, name: &str, mode: u32) -> Result<Self, StoreError> {
+        match self.child(name)? {
+            Some(child) => Ok(child),
+            None => match self.new_child(name) {
+                Ok(child) => child.set_mode(mode).map(|()| child),
+                Err(error) if error.errno() == Some(Errno::EXIST) => self.ensure_child(name, mode),
+                Err(error) => Err(error),
+            },
+        }
+    }
+
+    /// Make a directory within, private until its mode is set
+    pub(super) fn new_child(&self, name: &str) -> Result<Self, StoreError> {
+        fs::mkdirat(&self.fd, name, Mode::RWXU)
+            .map_err(|errno| self.error("create", name, errno))?;
+        self.child(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))
+    }
+
+    pub(super) fn set_mode(&self, mode: u32) -> Result<(), StoreError> {
+        fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
+            .map_err(|errno| StoreError::system("set the mode of", &self.path, errno))
+    }
+
+    /// Make what was changed here survive a power cut
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        fs::fsync(&self.fd).map_err(|errno| StoreError::system("sync", &self.path, errno))
+    }
+
+    /// Every name within
+    pub(super) fn names(&self) -> Result<Vec<OsString>, StoreError> {
+        let failed = |errno| StoreError::system("list", &self.path, errno);
+        let mut names = Vec::new();
+        for entry in fs::Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                names.push(OsString::from_vec(name.to_owned()));
+            }
+        }
+        Ok(names)
+    }
+
+    /// The attributes of an entry itself; `None` when there is none
+    pub(super) fn stat(&self, name: impl AsRef<OsStr>) -> Result<Option<Stat>, StoreError> {
+        let name = name.as_ref();
+        match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(self.error("look at", name, errno)),
+        }
+    }
+
+    /// The text of a symlink; `None` when there is no such entry, or it is something else
+    pub(super) fn link_text(
+        &self,
+        name: impl AsRef<OsStr>,
+    ) -> Result<Option<OsString>, StoreError> {
+        let name = name.as_ref();
+        match fs::readlinkat(&self.fd, name, Vec::new()) {
+            Ok(text) => Ok(Some(OsString::from_vec(text.into_bytes()))),
+            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+            Err(errno) => Err(self.error("read", name, errno)),
+        }
+    }
+
+    /// A regular file's content and attributes, without following a symlink; `None`: not there
+    pub(super) fn read(
+        &self,
+        name: impl AsRef<OsStr>,
+    ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
+        self.read_with(name.as_ref(), OFlags::NOFOLLOW)
+    }
+
+    /// As [`Dir::read`], and symlinks are followed
+    pub(super) fn read_through(
+        &self,
+        name: impl AsRef<OsStr>,
+    ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
+        self.read_with(name.as_ref(), OFlags::empty())
+    }
+
+    fn read_with(
+        &self,
+        name: &OsStr,
+        flags: OFlags,
+    ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
+        // Without NONBLOCK the open of a FIFO waits for a writer.
+        let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(errno) => return Err(self.error("read", name, errno)),
+        };
+        let failed = |errno| self.error("read", name, errno);
+        let stat = fs::fstat(&fd).map_err(failed)?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::RegularFile {
+            return Err(StoreError::damaged(
+                self.join(name),
+                format!("is {}, not a regular file", kind_words(kind)),
+            ));
+        }
+        let size = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
+        if size > LIMIT {
+            return Err(StoreError::damaged(self.join(name), "is longer than 1 MiB"));
+        }
+        let mut bytes = vec![0; size];
+        let mut filled = 0;
+        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match rustix::io::read(&fd, room) {
+                Ok(0) => break,
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+        bytes.truncate(filled);
+        Ok(Some((bytes, stat)))
+    }
+
+    /// Make a file, complete and on disk under this name; nothing is left when that fails
+    pub(super) fn create(
+        &self,
+        name: impl AsRef<OsStr>,
+        parts: &[&[u8]],
+        attributes: Attributes,
+    ) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.error("create", name, errno))?;
+        let written = self.fill(name, fd, parts, attributes);
+        if written.is_err() {
+            // The first error is the one to report.
+            drop(self.unlink(name));
+        }
+        written
+    }
+
+    fn fill(
+        &self,
+        name: &OsStr,
+        fd: OwnedFd,
+        parts: &[&[u8]],
+        attributes: Attributes,
+    ) -> Result<(), StoreError> {
+        set_attributes(&fd, attributes)
+            .map_err(|(action, errno)| self.error(action, name, errno))?;
+        let mut file = std::fs::File::from(fd);
+        let write = |file: &mut std::fs::File| {
+            for part in parts {
+                file.write_all(part)?;
+            }
+            file.sync_all()
+        };
+        write(&mut file).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            self.error("write", name, errno)
+        })
+    }
+
+    /// Replace a file by one rename, or make it
+    pub(super) fn replace(
+        &self,
+        name: impl AsRef<OsStr>,
+        tag: &str,
+        parts: &[&[u8]],
+        attributes: Attributes,
+    ) -> Result<(), StoreError> {
+        let temporary = temporary_name(tag);
+        self.create(&temporary, parts, attributes)?;
+        self.rename_or_drop(&temporary, name.as_ref())
+    }
+
+    /// Replace an entry by a symlink in one rename, or make it
+    pub(super) fn replace_by_link(
+        &self,
+        name: impl AsRef<OsStr>,
+        tag: &str,
+        text: &OsStr,
+    ) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        let temporary = temporary_name(tag);
+        fs::symlinkat(text, &self.fd, &temporary)
+            .map_err(|errno| self.error("make the symlink", name, errno))?;
+        self.rename_or_drop(&temporary, name)
+    }
+
+    fn rename_or_drop(&self, temporary: &str, name: &OsStr) -> Result<(), StoreError> {
+        let renamed = self.rename(temporary, name).and_then(|()| self.sync());
+        if renamed.is_err() {
+            drop(self.unlink(temporary));
+        }
+        renamed
+    }
+
+    /// Rename within; an entry that is in the way is replaced, also a directory
+    ///
+    /// Whoever flattened symlinks left a directory where one was. It changes places with the
+    /// new entry at once, so that the name is never without content.
+    pub(super) fn rename(
+        &self,
+        from: impl AsRef<OsStr>,
+        to: impl AsRef<OsStr>,
+    ) -> Result<(), StoreError> {
+        let (from, to) = (from.as_ref(), to.as_ref());
+        match fs::renameat(&self.fd, from, &self.fd, to) {
+            Ok(()) => Ok(()),
+            Err(Errno::ISDIR) if to == DATA => {
+                let exchange = RenameFlags::EXCHANGE;
+                fs::renameat_with(&self.fd, from, &self.fd, to, exchange)
+                    .map_err(|errno| self.error("replace", to, errno))?;
+                // What stays is swept at the next start.
+                drop(self.remove_tree(from));
+                Ok(())
+            }
+            Err(errno) => Err(self.error("replace", to, errno)),
+        }
+    }
+
+    /// Remove an entry that is no directory; one that is not there is fine
+    pub(super) fn unlink(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        match fs::unlinkat(&self.fd, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.error("remove", name, errno)),
+        }
+    }
+
+    /// Remove an entry, and if it is a directory, the files within it
+    pub(super) fn remove_tree(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        match fs::openat(&self.fd, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(fd) => {
+                let child = Self::from_fd(fd, self.join(name));
+                for entry in child.names()? {
+                    child.unlink(entry)?;
+                }
+                fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
+                    .map_err(|errno| self.error("remove", name, errno))
+            }
+            Err(Errno::NOENT) => Ok(()),
+            Err(Errno::NOTDIR | Errno::LOOP) => self.unlink(name),
+            Err(errno) => Err(self.error("open", name, errno)),
+        }
+    }
+
+    pub(super) fn error(
+        &self,
+        action: &'static str,
+        name: impl AsRef<OsStr>,
+        errno: Errno,
+    ) -> StoreError {
+        StoreError::system(action, self.join(name.as_ref()), errno)
+    }
+}
+
+/// Give an open file its owner and mode, never wider on the way than before or after
+pub(super) fn set_attributes(
+    fd: &OwnedFd,
+    wanted: Attributes,
+) -> Result<(), (&'static str, Errno)> {
+    let stat = fs::fstat(fd).map_err(|errno| ("look at", errno))?;
+    let present = Attributes::of(&stat);
+    let set_mode = |mode| {
+        fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(|errno| ("set the mode of", errno))
+    };
+    if (present.uid, present.gid) != (wanted.uid, wanted.gid) {
+        if present.mode & !wanted.mode != 0 {
+            set_mode(present.mode & wanted.mode)?;
+        }
+        let uid = fs::Uid::from_raw(wanted.uid);
+        let gid = fs::Gid::from_raw(wanted.gid);
+        fs::fchown(fd, Some(uid), Some(gid)).map_err(|errno| ("set the owner of", errno))?;
+        set_mode(wanted.mode)
+    } else if present.mode == wanted.mode {
+        Ok(())
+    } else {
+        set_mode(wanted.mode)
+    }
+}
+
+pub(super) fn kind_words(kind: FileType) -> &'static str {
+    match kind {
+        FileType::RegularFile => "a regular file",
+        FileType::Directory => "a directory",
+        FileType::Symlink => "a symlink",
+        FileType::Fifo => "a FIFO",
+        FileType::Socket => "a socket",
+        FileType::CharacterDevice | FileType::BlockDevice => "a device",
+        FileType::Unknown => "of an unknown kind",
+    }
+}
+
+/// A new name for something unfinished; only its tag's owner may sweep it away
+pub(super) fn temporary_name(tag: &str) -> String {
+    format!("{TEMPORARY}{tag}-{:016x}", random())
+}
+
+/// Whether this is a name that [`temporary_name`] gave for this tag
+pub(super) fn is_temporary(name: &OsStr, tag: &str) -> bool {
+    let random = name
+        .as_bytes()
+        .strip_prefix(TEMPORARY.as_bytes())
+        .and_then(|rest| rest.strip_prefix(tag.as_bytes()))
+        .and_then(|rest| rest.strip_prefix(b"-"));
+    random.is_some_and(|random| random.len() == 16 && random.iter().all(u8::is_ascii_hexdigit))
+}
+
+/// A number that nobody can guess
+pub(super) fn random() -> u64 {
+    let mut bytes = [0; 8];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        // O_EXCL catches a name that is taken, so a poor one costs an attempt and no more.
+        return u64::from(std::process::id());
+    }
+    u64::from_ne_bytes(bytes)
+}
+
+/// The symlink whose replacement switches a directory
+pub(super) const DATA: &str = "..data";
+
+const TEMPORARY: &str = ".certkeep-";
+
+/// The most bytes of one file
+const LIMIT: usize = 1 << 20;
+
+const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(path: &Path) -> Dir {
+        Dir::find(path).unwrap().unwrap()
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_with_its_mode_and_nothing_is_left_over() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = at(place.path());
+        let attributes = Attributes { mode: 0o640, ..Attributes::private() };
+        for content in [b"one".as_slice(), b"twotwo"] {
+            dir.replace("file", "t", &[content, b"!"], attributes).unwrap();
+            let (bytes, stat) = dir.read("file").unwrap().unwrap();
+            assert_eq!(bytes, [content, b"!"].concat());
+            assert_eq!(Attributes::of(&stat), attributes);
+        }
+        assert_eq!(dir.names().unwrap(), ["file"]);
+    }
+
+    #[test]
+    fn only_our_own_temporary_names_are_ours() {
+        let name = temporary_name("abcd");
+        assert!(is_temporary(name.as_ref(), "abcd"));
+        for other in [".certkeep-abce-0123456789abcdef", ".certkeep-abcd-1", "key.pem", &name[1..]]
+        {
+            assert!(!is_temporary(other.as_ref(), "abcd"), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_the_data_link_is_exchanged() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = at(place.path());
+        dir.new_child(DATA).unwrap().create("a", &[b"x"], Attributes::private()).unwrap();
+        dir.replace_by_link(DATA, "t", "..1".as_ref()).unwrap();
+        assert_eq!(dir.link_text(DATA).unwrap().unwrap(), "..1");
+        assert_eq!(dir.names().unwrap(), [DATA]);
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_not_read() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = at(place.path());
+        fs::mknodat(dir.fd(), "fifo", FileType::Fifo, Mode::RWXU, 0).unwrap();
+        dir.new_child("dir").unwrap();
+        dir.replace_by_link("link", "t", "fifo".as_ref()).unwrap();
+        for name in ["fifo", "dir"] {
+            assert!(dir.read(name).unwrap_err().is_damage(), "{name}");
+        }
+        assert!(dir.read_through("link").unwrap_err().is_damage());
+        assert_eq!(dir.read("link").unwrap_err().errno(), Some(Errno::LOOP));
+        assert!(dir.read("absent").unwrap().is_none());
+    }
+}

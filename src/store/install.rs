@@ -1,0 +1,278 @@
+//! Putting a generation where a target wants it, and putting back what was there before.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{self, Mode, OFlags};
+
+use super::dir::{Attributes, DATA, Dir, set_attributes};
+use super::error::StoreError;
+use super::observe::{Verdict, verdict};
+use super::original::{Original, Was};
+use super::owner::Owners;
+use super::{Store, atomic, copy, pair, walk};
+use crate::cert::Fingerprint;
+use crate::config::{Certificate, Layout, Output, Target};
+use crate::record::Generation;
+
+/// What [`Store::reconcile`] had to do
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reconciled {
+    /// Nothing
+    Nothing,
+    /// Modes or owners were put right; the content was
+    Attributes,
+    /// The files were installed anew
+    Content,
+}
+
+impl Store {
+    /// Switch the files of a target to a generation
+    ///
+    /// Nothing is touched when they are right already. The caller holds the certificate's lock.
+    ///
+    /// # Errors
+    /// When a path cannot be an output, or something cannot be written or given away; then what
+    /// the paths gave before is what they give still.
+    pub fn install(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        generation: &Generation,
+    ) -> Result<(), StoreError> {
+        self.writable()?;
+        let placed = self.place(certificate, target, &Owners::default())?;
+        if placed.iter().all(|place| place.verdict(generation) == Verdict::Current) {
+            return Ok(());
+        }
+        self.switch(certificate, target, &placed, generation)
+    }
+
+    /// Put right what somebody changed, and no more than that
+    ///
+    /// # Errors
+    /// As [`Store::install`].
+    pub fn reconcile(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        generation: &Generation,
+    ) -> Result<Reconciled, StoreError> {
+        self.writable()?;
+        let placed = self.place(certificate, target, &Owners::default())?;
+        let verdicts: Vec<_> = placed.iter().map(|place| place.verdict(generation)).collect();
+        if verdicts.iter().all(|verdict| *verdict == Verdict::Current) {
+            return Ok(Reconciled::Nothing);
+        }
+        let same = |verdict: &Verdict| matches!(verdict, Verdict::Current | Verdict::Attributes(_));
+        if !verdicts.iter().all(same) {
+            self.switch(certificate, target, &placed, generation)?;
+            return Ok(Reconciled::Content);
+        }
+        let in_place = match self.atomic_path(&certificate.name, target) {
+            Some(path) => adjust(&path, &placed)?,
+            None => false,
+        };
+        if !in_place {
+            self.switch(certificate, target, &placed, generation)?;
+        }
+        Ok(Reconciled::Attributes)
+    }
+
+    fn switch(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        placed: &[Placed<'_>],
+        generation: &Generation,
+    ) -> Result<(), StoreError> {
+        match &target.layout {
+            Layout::Copy => copy::install(self, certificate, target, placed, generation),
+            Layout::Dir(_) | Layout::Links => {
+                atomic::install(self, certificate, target, placed, generation)
+            }
+        }
+    }
+
+    /// Put back what a target had before certkeep came; the caller holds the certificate's lock
+    ///
+    /// # Errors
+    /// When nothing was there, or it cannot be put back.
+    pub fn restore_original(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+    ) -> Result<(), StoreError> {
+        self.writable()?;
+        let originals = self.originals(&certificate.name, &target.name)?;
+        if !originals.iter().any(|original| !matches!(original.was, Was::Absent)) {
+            return Err(StoreError::refused(
+                self.certificate_path(&certificate.name),
+                format!("keeps no original of target `{}`: nothing was there before", target.name),
+                "roll back to a generation instead, or install files by hand",
+            ));
+        }
+        match &target.layout {
+            Layout::Copy => copy::restore(self, certificate, target, &originals),
+            Layout::Dir(_) | Layout::Links => {
+                atomic::restore(self, certificate, target, &originals)
+            }
+        }
+    }
+
+    /// Whether [`Store::restore_original`] has something to put back
+    pub fn has_original(&self, certificate: &Certificate, target: &Target) -> bool {
+        self.originals(&certificate.name, &target.name)
+            .is_ok_and(|all: Vec<Original>| all.iter().any(|o| !matches!(o.was, Was::Absent)))
+    }
+
+    /// Where each output of a target goes, without a look at the disk
+    pub(super) fn place<'a>(
+        &self,
+        certificate: &Certificate,
+        target: &'a Target,
+        owners: &Owners,
+    ) -> Result<Vec<Placed<'a>>, StoreError> {
+        let atomic = self.atomic_path(&certificate.name, target);
+        let mut placed: Vec<Placed<'a>> = Vec::with_capacity(target.outputs.len());
+        for output in &target.outputs {
+            let place = place(target, atomic.as_deref(), output, owners.attributes(output)?)?;
+            if placed.iter().any(|other| other.entry == place.entry) {
+                return Err(StoreError::refused(
+                    &output.path,
+                    "is an output of this target twice",
+                    "name each path once in the configuration",
+                ));
+            }
+            placed.push(place);
+        }
+        Ok(placed)
+    }
+}
+
+/// An output, and where its parts are
+#[derive(Debug)]
+pub(super) struct Placed<'a> {
+    pub(super) output: &'a Output,
+    /// The directory of its path
+    pub(super) directory: &'a Path,
+    /// Its name there
+    pub(super) name: &'a OsStr,
+    /// Its name in the atomic directory
+    pub(super) entry: OsString,
+    /// The text of its symlink; `None` for a regular file
+    pub(super) link: Option<OsString>,
+    pub(super) attributes: Attributes,
+}
+
+impl Placed<'_> {
+    fn verdict(&self, generation: &Generation) -> Verdict {
+        let parts = pair::parts(self.output.content, generation);
+        verdict(self.output, self.link.as_deref(), parts, self.attributes)
+    }
+}
+
+fn place<'a>(
+    target: &Target,
+    atomic: Option<&Path>,
+    output: &'a Output,
+    attributes: Attributes,
+) -> Result<Placed<'a>, StoreError> {
+    let path = &output.path;
+    let (Some(directory), Some(name), true) = (path.parent(), path.file_name(), path.is_absolute())
+    else {
+        return Err(StoreError::refused(
+            path,
+            "is not the absolute path of a file",
+            "give the whole path in the configuration",
+        ));
+    };
+    let (entry, link) = match (&target.layout, atomic) {
+        (Layout::Links, Some(atomic)) => {
+            let entry = OsString::from(entry_name(output));
+            let link = atomic.join(DATA).join(&entry).into_os_string();
+            (entry, Some(link))
+        }
+        (Layout::Dir(dir), _) => {
+            if directory != dir || name.as_bytes().starts_with(b"..") {
+                return Err(StoreError::refused(
+                    path,
+                    format!("is no usable name directly within `{}`", dir.display()),
+                    "give a plain file name under `dir`",
+                ));
+            }
+            (name.to_owned(), Some(Path::new(DATA).join(name).into_os_string()))
+        }
+        // Nothing of a regular file's is called so, yet it tells paths apart.
+        (Layout::Copy | Layout::Links, _) => (path.clone().into_os_string(), None),
+    };
+    Ok(Placed { output, directory, name, entry, link, attributes })
+}
+
+/// An output's name in the atomic directory: the same for the same path and content, so that a
+/// reordered configuration changes no symlink
+fn entry_name(output: &Output) -> String {
+    let mut digest = Fingerprint::of(output.path.as_os_str().as_bytes()).to_string();
+    digest.truncate(12);
+    let file = output.content.file_name();
+    let stem = file.strip_suffix(".pem").unwrap_or(file);
+    format!("{stem}-{digest}.pem")
+}
+
+/// The directories of the outputs, each reached by a safe walk
+pub(super) fn open_places(placed: &[Placed<'_>]) -> Result<BTreeMap<PathBuf, Dir>, StoreError> {
+    let mut places = BTreeMap::new();
+    for place in placed {
+        if !places.contains_key(place.directory) {
+            let dir = open_place(place.directory, common_owner(placed, place.directory))?;
+            places.insert(place.directory.to_owned(), dir);
+        }
+    }
+    Ok(places)
+}
+
+pub(super) fn open_place(directory: &Path, owner: u32) -> Result<Dir, StoreError> {
+    walk::walk(directory, owner).map_err(|error| match error.errno() {
+        Some(rustix::io::Errno::NOENT) => StoreError::refused(
+            error.path(),
+            "does not exist",
+            "create the directory; certkeep makes no directories at paths of others",
+        ),
+        _ => error,
+    })
+}
+
+/// The user that every output in a directory is for, or root
+pub(super) fn common_owner(placed: &[Placed<'_>], directory: &Path) -> u32 {
+    let mut owners = placed.iter().filter(|p| p.directory == directory).map(|p| p.attributes.uid);
+    match owners.next() {
+        Some(first) if owners.all(|owner| owner == first) => first,
+        _ => 0,
+    }
+}
+
+/// Put modes and owners right on the files themselves; whether that was possible
+fn adjust(atomic: &Path, placed: &[Placed<'_>]) -> Result<bool, StoreError> {
+    let Some(dir) = Dir::find(&atomic.join(DATA))? else { return Ok(false) };
+    let failed = |errno| StoreError::system("look at", dir.path(), errno);
+    let stat = fs::fstat(dir.fd()).map_err(failed)?;
+    let (uid, _) = super::dir::ourselves();
+    if stat.st_uid != uid || stat.st_mode & 0o022 != 0 {
+        return Ok(false);
+    }
+    for place in placed {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = fs::openat(dir.fd(), &place.entry, flags, Mode::empty())
+            .map_err(|errno| dir.error("open", &place.entry, errno))?;
+        let stat = fs::fstat(&fd).map_err(|errno| dir.error("look at", &place.entry, errno))?;
+        if stat.st_nlink != 1 {
+            // Another name of the same file may be none of our business.
+            return Ok(false);
+        }
+        set_attributes(&fd, place.attributes)
+            .map_err(|(action, errno)| dir.error(action, &place.entry, errno))?;
+    }
+    Ok(true)
+}

@@ -1,0 +1,374 @@
+//! Looking at everything, changing nothing but the name of a corrupt record.
+//!
+//! With 1,000 certificates this is most of what `plan` does, so each file costs an open, a stat,
+//! a read and a close, and no path is resolved twice.
+
+use std::ffi::OsStr;
+use std::num::NonZero;
+
+use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::dir::{Attributes, Dir, kind_words};
+use super::error::StoreError;
+use super::generation::{load, numbers};
+use super::owner::Owners;
+use super::record::{ATTEMPTS, DEPLOY, ORDER, no_attempts, no_deploy};
+use super::{GENERATIONS, Store, pair};
+use crate::cert::Leaf;
+use crate::config::{Certificate, Config, Output, Target};
+use crate::event::Event;
+use crate::failure::Step;
+use crate::plan::{Held, Observed, ObservedTarget, OrderInFlight, OutputState, Snapshot};
+use crate::record::{Attempts, DeployRecord, Generation, OrderRecord, TargetRecord};
+use crate::text::External;
+use crate::time::Timestamp;
+
+impl Store {
+    /// Look at every certificate of the configuration
+    pub fn observe(&self, config: &Config, report: &mut dyn FnMut(Event)) -> Snapshot {
+        let owners = Owners::default();
+        let certificates: Vec<_> = config.certificates.values().collect();
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(8);
+        let share = certificates.len().div_ceil(threads).max(SHARE);
+        let look = |certificates: &[&Certificate]| {
+            let mut events = Vec::new();
+            let mut observed = Vec::with_capacity(certificates.len());
+            for certificate in certificates {
+                let found = self.look(certificate, &owners, &mut |event| events.push(event));
+                observed.push((certificate.name.clone(), found));
+            }
+            (observed, events)
+        };
+        let look = &look;
+        let (first, rest) = certificates.split_at(share.min(certificates.len()));
+        let shares = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                rest.chunks(share).map(|chunk| (chunk, scope.spawn(move || look(chunk)))).collect();
+            let mut shares = vec![look(first)];
+            for (chunk, thread) in threads {
+                // A thread that panicked is a defect; its share is looked at again.
+                shares.push(thread.join().unwrap_or_else(|_| look(chunk)));
+            }
+            shares
+        });
+        let mut snapshot = Snapshot::default();
+        for (observed, events) in shares {
+            snapshot.certificates.extend(observed);
+            events.into_iter().for_each(&mut *report);
+        }
+        snapshot
+    }
+
+    /// Look at one certificate
+    pub fn observe_one(
+        &self,
+        certificate: &Certificate,
+        report: &mut dyn FnMut(Event),
+    ) -> Observed {
+        self.look(certificate, &Owners::default(), report)
+    }
+
+    fn look(
+        &self,
+        certificate: &Certificate,
+        owners: &Owners,
+        report: &mut dyn FnMut(Event),
+    ) -> Observed {
+        match self.certificate_dir(&certificate.name) {
+            Ok(home) => self.look_in(home.as_ref(), certificate, owners, report),
+            Err(error) => Observed {
+                damaged: Some(External::new(error.to_string())),
+                attempts: blocked(&error),
+                ..self.look_in(None, certificate, owners, report)
+            },
+        }
+    }
+
+    fn look_in(
+        &self,
+        home: Option<&Dir>,
+        certificate: &Certificate,
+        owners: &Owners,
+        report: &mut dyn FnMut(Event),
+    ) -> Observed {
+        let mut observed = Observed { attempts: no_attempts(), ..Observed::default() };
+        let mut deploy = no_deploy();
+        let mut generations = None;
+        let mut newest = None;
+        if let Some(home) = home {
+            match self.read_or_quarantine::<Attempts>(home, ATTEMPTS, report) {
+                Ok(attempts) => observed.attempts = attempts.unwrap_or(observed.attempts),
+                Err(error) => observed.attempts = blocked(&error),
+            }
+            match self.read_or_quarantine::<OrderRecord>(home, ORDER, report) {
+                Ok(order) => observed.order = order.map(in_flight),
+                // An order that cannot be read must not be ordered again.
+                Err(error) => observed.attempts = blocked(&error),
+            }
+            match self.read_or_quarantine::<DeployRecord>(home, DEPLOY, report) {
+                Ok(record) => deploy = record.unwrap_or(deploy),
+                Err(error) => warn(certificate, &error.to_string(), report),
+            }
+            let (found, damaged) = match home.child(GENERATIONS) {
+                Ok(dir) => {
+                    generations = dir;
+                    generations.as_ref().map_or((None, None), newest_whole)
+                }
+                Err(error) => (None, Some(error.to_string())),
+            };
+            observed.damaged = damaged.map(External::new);
+            newest = found;
+        }
+        let mut known =
+            Known { generations, newest: newest.as_ref().map(|(it, _)| it), older: None };
+        for target in &certificate.targets {
+            let record = deploy.targets.get(&target.name).cloned().unwrap_or_default();
+            let outputs = self.look_at_target(certificate, target, &record, &mut known, owners);
+            let seen = ObservedTarget { record, outputs };
+            observed.targets.insert(target.name.clone(), seen);
+        }
+        match newest {
+            Some((generation, leaf)) => {
+                observed.held = Some(Held { meta: generation.meta, leaf });
+            }
+            None => observed.found = self.pair_in_outputs(certificate).map(|pair| pair.leaf),
+        }
+        observed
+    }
+
+    fn look_at_target(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        record: &TargetRecord,
+        known: &mut Known<'_>,
+        owners: &Owners,
+    ) -> OutputState {
+        let Some(first) = target.outputs.first() else { return OutputState::Missing };
+        let placed = match self.place(certificate, target, owners) {
+            Ok(placed) => placed,
+            Err(error) => {
+                let problem = External::new(error.to_string());
+                return OutputState::Unreadable { path: first.path.clone(), problem };
+            }
+        };
+        let installed = match record.installed_at {
+            Some(_) => Some(record.generation),
+            None => record.previous,
+        };
+        let number = installed.or_else(|| known.newest.map(|newest| newest.meta.number));
+        let generation = number.and_then(|number| known.get(number));
+        let mut problem = None;
+        let mut missing = None;
+        let mut there = false;
+        for place in &placed {
+            let path = || place.output.path.clone();
+            let parts = match generation {
+                Some(generation) => pair::parts(place.output.content, generation),
+                None => [b"".as_slice(), b""],
+            };
+            match verdict(place.output, place.link.as_deref(), parts, place.attributes) {
+                Verdict::Current => there = true,
+                Verdict::Missing => missing = missing.or_else(|| Some(path())),
+                Verdict::Unreadable(problem) => {
+                    let problem = External::new(problem);
+                    return OutputState::Unreadable { path: path(), problem };
+                }
+                Verdict::Attributes(text) | Verdict::Content(text) => {
+                    there = true;
+                    problem = problem.or_else(|| Some((path(), text)));
+                }
+            }
+        }
+        if !there {
+            return OutputState::Missing;
+        }
+        let differs = |(path, problem): (_, String)| OutputState::Differs {
+            path,
+            problem: External::new(problem),
+        };
+        match (generation, problem, missing) {
+            (None, _, _) => {
+                let problem = match number {
+                    Some(number) => format!("should hold generation {number}, which is gone"),
+                    None => "holds something that certkeep did not put there".to_owned(),
+                };
+                differs((first.path.clone(), problem))
+            }
+            (Some(_), Some(problem), _) => differs(problem),
+            (Some(_), None, Some(path)) => differs((path, "is missing".to_owned())),
+            (Some(_), None, None) => OutputState::Current,
+        }
+    }
+}
+
+/// The generations of one certificate, as far as they were needed
+struct Known<'a> {
+    generations: Option<Dir>,
+    newest: Option<&'a Generation>,
+    older: Option<Generation>,
+}
+
+impl Known<'_> {
+    fn get(&mut self, number: u32) -> Option<&Generation> {
+        if let Some(newest) = self.newest.filter(|newest| newest.meta.number == number) {
+            return Some(newest);
+        }
+        if self.older.as_ref().is_none_or(|older| older.meta.number != number) {
+            let dir = self.generations.as_ref()?;
+            self.older = load(dir, number).ok().flatten();
+        }
+        self.older.as_ref()
+    }
+}
+
+/// The newest generation that is whole, and what is wrong with newer ones
+fn newest_whole(generations: &Dir) -> (Option<(Generation, Leaf)>, Option<String>) {
+    let numbers = match numbers(generations) {
+        Ok(numbers) => numbers,
+        Err(error) => return (None, Some(error.to_string())),
+    };
+    let mut damaged = None;
+    for number in numbers.into_iter().rev() {
+        let problem = match load(generations, number) {
+            Ok(Some(generation)) => match Leaf::from_pem(generation.chain.as_bytes()) {
+                Ok(leaf) if leaf.fingerprint == generation.meta.fingerprint => {
+                    return (Some((generation, leaf)), damaged);
+                }
+                Ok(_) => "holds another certificate than was staged".to_owned(),
+                Err(error) => error.to_string(),
+            },
+            // Pruned in between.
+            Ok(None) => continue,
+            Err(error) => error.to_string(),
+        };
+        damaged = damaged.or_else(|| Some(format!("generation {number}: {problem}")));
+    }
+    (None, damaged)
+}
+
+/// Attempts that allow none: what was tried is not known, so nothing may be
+fn blocked(error: &StoreError) -> Attempts {
+    Attempts {
+        failures: 1,
+        last_failure: Some(error.failure(Step::Prepare)),
+        not_before: Some(Timestamp::from_millis(i64::MAX)),
+        ..no_attempts()
+    }
+}
+
+fn in_flight(order: OrderRecord) -> OrderInFlight {
+    OrderInFlight {
+        url: External::new(order.url),
+        directory: order.directory,
+        identifiers: order.identifiers.into_iter().collect(),
+        created_at: order.created_at,
+    }
+}
+
+fn warn(certificate: &Certificate, message: &str, report: &mut dyn FnMut(Event)) {
+    let certificate = Some(certificate.name.clone());
+    report(Event::Warned { certificate, message: External::new(message) });
+}
+
+/// How one output compares with what it should be
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// As it should be
+    Current,
+    /// The content is right, the mode or owner is not
+    Attributes(String),
+    /// Something else is there
+    Content(String),
+    /// Nothing is there
+    Missing,
+    /// It cannot be looked at
+    Unreadable(String),
+}
+
+/// Compare one output; `link` is the text of the symlink that it must be, if it must be one
+pub(super) fn verdict(
+    output: &Output,
+    link: Option<&OsStr>,
+    parts: [&[u8]; 2],
+    wanted: Attributes,
+) -> Verdict {
+    let path = output.path.as_path();
+    if let Some(link) = link {
+        match fs::readlink(path, Vec::new()) {
+            Ok(text) if text.as_bytes() == link.as_encoded_bytes() => {}
+            Ok(_) => return Verdict::Content("is a symlink to something else".to_owned()),
+            Err(Errno::INVAL) => {
+                return Verdict::Content("is not the symlink that certkeep switches".to_owned());
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => return Verdict::Missing,
+            Err(errno) => return Verdict::Unreadable(errno.to_string()),
+        }
+    }
+    let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    if link.is_none() {
+        flags |= OFlags::NOFOLLOW;
+    }
+    let fd = match fs::open(path, flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Verdict::Missing,
+        Err(Errno::LOOP) => {
+            return Verdict::Content("is a symlink, not a regular file".to_owned());
+        }
+        // What opening a socket gives.
+        Err(Errno::NXIO) => return Verdict::Content("is not a regular file".to_owned()),
+        Err(errno) => return Verdict::Unreadable(errno.to_string()),
+    };
+    let stat = match fs::fstat(&fd) {
+        Ok(stat) => stat,
+        Err(errno) => return Verdict::Unreadable(errno.to_string()),
+    };
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind != FileType::RegularFile {
+        return Verdict::Content(format!("is {}, not a regular file", kind_words(kind)));
+    }
+    match holds(&fd, stat.st_size, parts) {
+        Ok(true) => {}
+        Ok(false) => return Verdict::Content("holds something else".to_owned()),
+        Err(errno) => return Verdict::Unreadable(errno.to_string()),
+    }
+    let found = Attributes::of(&stat);
+    if found.mode != wanted.mode {
+        let text = format!("has mode {:04o} instead of {:04o}", found.mode, wanted.mode);
+        return Verdict::Attributes(text);
+    }
+    if (found.uid, found.gid) != (wanted.uid, wanted.gid) {
+        return Verdict::Attributes(format!(
+            "belongs to {}:{} instead of {}:{}",
+            found.uid, found.gid, wanted.uid, wanted.gid
+        ));
+    }
+    Verdict::Current
+}
+
+/// Whether a file holds exactly these parts, read in one piece
+fn holds(
+    fd: &std::os::fd::OwnedFd,
+    size: i64,
+    [first, second]: [&[u8]; 2],
+) -> rustix::io::Result<bool> {
+    let length = first.len() + second.len();
+    if usize::try_from(size) != Ok(length) {
+        return Ok(false);
+    }
+    let mut bytes = zeroize::Zeroizing::new(vec![0; length]);
+    let mut filled = 0;
+    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match rustix::io::read(fd, room) {
+            Ok(0) => return Ok(false),
+            Ok(count) => filled += count,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(bytes.split_at(first.len()) == (first, second))
+}
+
+/// The fewest certificates that are worth a thread
+const SHARE: usize = 32;

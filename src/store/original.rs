@@ -1,0 +1,153 @@
+//! What a target had before certkeep came.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::dir::{Attributes, Dir};
+use super::error::StoreError;
+use super::record::{self, Reading, Record};
+use super::walk::{Held, Present};
+use super::{ORIGINALS, OWN, Store};
+use crate::name::{CertName, TargetName};
+use crate::record::VERSION;
+
+/// What was at one path before certkeep came
+#[derive(Debug)]
+pub(super) struct Original {
+    pub(super) path: PathBuf,
+    pub(super) was: Was,
+}
+
+#[derive(Debug)]
+pub(super) enum Was {
+    Absent,
+    File(Held),
+    Link { text: String, behind: Option<Held> },
+}
+
+impl Was {
+    pub(super) fn content(&self) -> Option<&Held> {
+        match self {
+            Self::Absent => None,
+            Self::File(held) => Some(held),
+            Self::Link { behind, .. } => behind.as_ref(),
+        }
+    }
+}
+
+/// `originals/<target>/manifest.json`
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Manifest {
+    version: u32,
+    files: Vec<Kept>,
+}
+
+impl Record for Manifest {
+    fn version(&self) -> u32 {
+        self.version
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    path: PathBuf,
+    /// The text of the symlink that was there
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
+    /// Where its content is kept, and what mode and owner it had
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    content: Option<KeptContent>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct KeptContent {
+    file: String,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+}
+
+impl Store {
+    /// Keep what is at these paths, unless something of the path is kept already
+    pub(super) fn remember_originals(
+        &self,
+        certificate: &CertName,
+        target: &TargetName,
+        found: &[(PathBuf, &Present)],
+    ) -> Result<(), StoreError> {
+        let home = self.ensure_certificate_dir(certificate)?;
+        let originals = home.ensure_child(ORIGINALS, 0o700)?;
+        let dir = originals.ensure_child(target.as_str(), 0o700)?;
+        let mut manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
+            Reading::Record(manifest) => manifest,
+            // A manifest that cannot be read has lost the originals; what is there now is next.
+            Reading::Absent | Reading::Corrupt(_) => Manifest::default(),
+        };
+        let known = manifest.files.len();
+        for (path, present) in found {
+            if manifest.files.iter().any(|kept| kept.path == *path) {
+                continue;
+            }
+            let content = match present.content() {
+                Some(held) => {
+                    let file = format!("{:06}", manifest.files.len());
+                    dir.replace(&file, OWN, &[&held.bytes], Attributes::private())?;
+                    let Attributes { mode, uid, gid } = held.attributes;
+                    Some(KeptContent { file, mode, uid, gid })
+                }
+                None => None,
+            };
+            let link = match present {
+                Present::Link { text, .. } => text.to_str().map(str::to_owned),
+                Present::Absent | Present::File(_) => None,
+            };
+            manifest.files.push(Kept { path: path.clone(), link, content });
+        }
+        if manifest.files.len() == known {
+            return Ok(());
+        }
+        manifest.version = VERSION;
+        record::write(&dir, MANIFEST, &manifest)?;
+        originals.sync()?;
+        home.sync()
+    }
+
+    /// What is kept of a target
+    pub(super) fn originals(
+        &self,
+        certificate: &CertName,
+        target: &TargetName,
+    ) -> Result<Vec<Original>, StoreError> {
+        let path = self.certificate_path(certificate).join(ORIGINALS).join(target.as_str());
+        let Some(dir) = Dir::find(&path)? else { return Ok(Vec::new()) };
+        let manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
+            Reading::Record(manifest) => manifest,
+            Reading::Absent | Reading::Corrupt(_) => Manifest::default(),
+        };
+        manifest.files.into_iter().map(|kept| original(&dir, kept)).collect()
+    }
+}
+
+fn original(dir: &Dir, kept: Kept) -> Result<Original, StoreError> {
+    let content = match kept.content {
+        Some(KeptContent { file, mode, uid, gid }) => {
+            let plain = file.bytes().all(|b| b.is_ascii_digit());
+            let found = if plain { dir.read(&file)? } else { None };
+            let (bytes, _) =
+                found.ok_or_else(|| StoreError::damaged(dir.join(&file), "is missing"))?;
+            let attributes = Attributes { mode: mode & 0o7777, uid, gid };
+            Some(Held { bytes: Zeroizing::new(bytes), attributes })
+        }
+        None => None,
+    };
+    let was = match (kept.link, content) {
+        (Some(text), behind) => Was::Link { text, behind },
+        (None, Some(held)) => Was::File(held),
+        (None, None) => Was::Absent,
+    };
+    Ok(Original { path: kept.path, was })
+}
+
+const MANIFEST: &str = "manifest.json";

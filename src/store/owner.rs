@@ -1,0 +1,171 @@
+//! User and group names as numbers.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::dir::{Attributes, ourselves};
+use super::error::StoreError;
+use crate::config::Output;
+
+/// Looks up users and groups, each name once
+///
+/// Made anew for each round, so that a changed `/etc/passwd` is seen.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    known: Mutex<BTreeMap<(Database, String), Option<u32>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Database {
+    Passwd,
+    Group,
+}
+
+impl Database {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Passwd => "passwd",
+            Self::Group => "group",
+        }
+    }
+
+    const fn file(self) -> &'static str {
+        match self {
+            Self::Passwd => "/etc/passwd",
+            Self::Group => "/etc/group",
+        }
+    }
+
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Passwd => "user",
+            Self::Group => "group",
+        }
+    }
+}
+
+impl Owners {
+    /// The mode and ownership that an output is to have
+    ///
+    /// # Errors
+    /// When there is no such user or group.
+    pub(super) fn attributes(&self, output: &Output) -> Result<Attributes, StoreError> {
+        let (uid, gid) = ourselves();
+        let id = |database, name: &Option<String>, default| match name {
+            Some(name) => self.id(database, name).ok_or_else(|| {
+                let what = database.what();
+                StoreError::refused(
+                    &output.path,
+                    format!("is to belong to the {what} `{name}`, which does not exist"),
+                    format!("create the {what}, or name another in the configuration"),
+                )
+            }),
+            None => Ok(default),
+        };
+        Ok(Attributes {
+            mode: output.mode & 0o7777,
+            uid: id(Database::Passwd, &output.owner, uid)?,
+            gid: id(Database::Group, &output.group, gid)?,
+        })
+    }
+
+    fn id(&self, database: Database, name: &str) -> Option<u32> {
+        if let Ok(number) = name.parse() {
+            return Some(number);
+        }
+        let key = (database, name.to_owned());
+        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *known.entry(key).or_insert_with(|| in_file(database, name).or_else(|| ask(database, name)))
+    }
+}
+
+fn in_file(database: Database, name: &str) -> Option<u32> {
+    let text = std::fs::read(database.file()).ok()?;
+    String::from_utf8_lossy(&text).lines().find_map(|line| number(line, name))
+}
+
+/// The number in a line of passwd(5) or group(5), if it is about this name
+fn number(line: &str, name: &str) -> Option<u32> {
+    let mut fields = line.split(':');
+    if fields.next()? != name {
+        return None;
+    }
+    fields.nth(1)?.parse().ok()
+}
+
+/// Ask the system's other databases (LDAP, systemd-userdb)
+fn ask(database: Database, name: &str) -> Option<u32> {
+    if name.starts_with('-') {
+        return None;
+    }
+    let mut child = Command::new("/usr/bin/getent")
+        .args([database.name(), name])
+        .env_clear()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
+    let deadline = Instant::now() + PATIENCE;
+    let status = loop {
+        match child.try_wait() {
+            Ok(Some(status)) => break Some(status),
+            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
+            Ok(None) | Err(_) => break None,
+        }
+    };
+    if status.is_none() {
+        // It may have ended by itself in between.
+        drop(child.kill());
+        drop(child.wait());
+        return None;
+    }
+    let output = child.wait_with_output().ok()?;
+    number(String::from_utf8_lossy(&output.stdout).lines().next()?, name)
+}
+
+/// How long `getent` may take
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Content;
+
+    fn output(owner: Option<&str>, group: Option<&str>) -> Output {
+        Output {
+            path: "/x".into(),
+            content: Content::Key,
+            mode: 0o640,
+            owner: owner.map(str::to_owned),
+            group: group.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn names_and_numbers_become_ids() {
+        let owners = Owners::default();
+        let (uid, gid) = ourselves();
+        let cases = [
+            (None, None, Some((uid, gid))),
+            (Some("root"), Some("root"), Some((0, 0))),
+            (Some("4711"), Some("0"), Some((4711, 0))),
+            (Some("no-such-user"), None, None),
+            (None, Some("-x"), None),
+            (Some(""), None, None),
+        ];
+        for (owner, group, expected) in cases {
+            let found = owners.attributes(&output(owner, group)).map(|a| (a.uid, a.gid)).ok();
+            assert_eq!(found, expected, "{owner:?} {group:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_only_about_its_own_name() {
+        assert_eq!(number("www-data:x:33:33:www-data:/var/www:/bin/sh", "www-data"), Some(33));
+        assert_eq!(number("www-data:x:33:a", "www"), None);
+        assert_eq!(number("www-data", "www-data"), None);
+    }
+}

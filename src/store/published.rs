@@ -1,0 +1,63 @@
+//! Challenge artefacts, recorded before they exist so that a crash leaves none behind.
+
+use super::dir::{Dir, random};
+use super::error::StoreError;
+use super::record::{self, Reading};
+use super::{PUBLISHED, Store};
+use crate::record::{PublishedRecord, VERSION};
+
+/// Which record of a published artefact
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PublishedId(String);
+
+impl Store {
+    /// Record an artefact that is about to be published
+    ///
+    /// # Errors
+    /// When it cannot be written: then do not publish.
+    pub fn record_published(&self, record: &PublishedRecord) -> Result<PublishedId, StoreError> {
+        let id = PublishedId(format!("{:016x}.json", random()));
+        self.amend_published(&id, record)?;
+        Ok(id)
+    }
+
+    /// Record more about an artefact, such as the inode that it got
+    ///
+    /// # Errors
+    /// When it cannot be written; what was there before still is.
+    pub fn amend_published(
+        &self,
+        id: &PublishedId,
+        record: &PublishedRecord,
+    ) -> Result<(), StoreError> {
+        let dir = self.ensure(&[PUBLISHED], 0o700)?;
+        record::write(&dir, &id.0, &PublishedRecord { version: VERSION, ..record.clone() })
+    }
+
+    /// Every artefact that may still be there; a record that cannot be read is passed over
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn published(&self) -> Result<Vec<(PublishedId, PublishedRecord)>, StoreError> {
+        let mut found = Vec::new();
+        let Some(dir) = Dir::find(&self.0.root.join(PUBLISHED))? else { return Ok(found) };
+        for name in dir.names()? {
+            let Some(name) = name.to_str().filter(|name| name.ends_with(".json")) else { continue };
+            if let Ok(Reading::Record(record)) = record::read(&dir, name) {
+                found.push((PublishedId(name.to_owned()), record));
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    /// Forget an artefact that is gone
+    ///
+    /// # Errors
+    /// When the record cannot be removed.
+    pub fn forget_published(&self, id: &PublishedId) -> Result<(), StoreError> {
+        let dir = self.ensure(&[PUBLISHED], 0o700)?;
+        dir.unlink(&id.0)?;
+        dir.sync()
+    }
+}

@@ -1,0 +1,95 @@
+//! After a crash: finish or undo what was under way, and sweep up what was unfinished.
+
+use super::dir::{Dir, is_temporary};
+use super::error::StoreError;
+use super::install::{common_owner, open_place};
+use super::owner::Owners;
+use super::{ACCOUNTS, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy};
+use crate::config::{Certificate, Config, Layout};
+use crate::event::Event;
+use crate::text::External;
+
+impl Store {
+    /// Recover every certificate, and the state directory itself
+    ///
+    /// For a start under the exclusive lock; whoever shares it recovers one certificate at a
+    /// time. What cannot be recovered is reported, and the others are.
+    pub fn recover(&self, config: &Config, report: &mut dyn FnMut(Event)) {
+        let accounts = self.0.root.join(ACCOUNTS);
+        let mut own = vec![self.0.root.clone(), self.0.root.join(PUBLISHED)];
+        if let Ok(Some(dir)) = Dir::find(&accounts) {
+            own.extend(dir.names().unwrap_or_default().iter().map(|name| accounts.join(name)));
+        }
+        for path in own {
+            let swept = Dir::find(&path).and_then(|dir| dir.map_or(Ok(()), |dir| sweep(&dir, OWN)));
+            if let Err(error) = swept {
+                report(Event::Warned {
+                    certificate: None,
+                    message: External::new(error.to_string()),
+                });
+            }
+        }
+        for certificate in config.certificates.values() {
+            if let Err(error) = self.recover_one(certificate) {
+                let message = External::new(error.to_string());
+                report(Event::Warned { certificate: Some(certificate.name.clone()), message });
+            }
+        }
+    }
+
+    /// Finish or undo what a crash left of one certificate; the caller holds its lock
+    ///
+    /// # Errors
+    /// When a journal cannot be played, or something cannot be removed.
+    pub fn recover_one(&self, certificate: &Certificate) -> Result<(), StoreError> {
+        self.writable()?;
+        // Without its directory nothing was ever begun.
+        let Some(home) = self.certificate_dir(&certificate.name)? else { return Ok(()) };
+        for name in home.names()? {
+            if copy::is_journal(&name) {
+                copy::recover(&home, &name.to_string_lossy())?;
+            } else if is_temporary(&name, OWN) {
+                home.remove_tree(&name)?;
+            }
+        }
+        if let Some(generations) = home.child(GENERATIONS)? {
+            sweep(&generations, OWN)?;
+        }
+        if let Some(originals) = home.child(ORIGINALS)? {
+            for name in originals.names()? {
+                if let Some(dir) = name.to_str().and_then(|n| originals.child(n).transpose()) {
+                    sweep(&dir?, OWN)?;
+                }
+            }
+        }
+        let tag = self.tag(&certificate.name);
+        let owners = Owners::default();
+        for target in &certificate.targets {
+            if let Some(path) = self.atomic_path(&certificate.name, target)
+                && let Some(dir) = Dir::find(&path)?
+            {
+                atomic::sweep(&dir, None, &tag)?;
+            }
+            // What is refused here was never written to either.
+            let Ok(placed) = self.place(certificate, target, &owners) else { continue };
+            for directory in target.directories() {
+                if matches!(&target.layout, Layout::Dir(path) if path == directory) {
+                    continue;
+                }
+                if let Ok(dir) = open_place(directory, common_owner(&placed, directory)) {
+                    sweep(&dir, &tag)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sweep(dir: &Dir, tag: &str) -> Result<(), StoreError> {
+    for name in dir.names()? {
+        if is_temporary(&name, tag) {
+            dir.remove_tree(&name)?;
+        }
+    }
+    Ok(())
+}

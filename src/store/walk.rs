@@ -1,0 +1,264 @@
+//! The way to an output: only through what root, we, or its declared owner can change.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, StatxAttributes, StatxFlags};
+use rustix::io::Errno;
+
+use super::dir::{Attributes, Dir, kind_words, ourselves};
+use super::error::StoreError;
+
+/// Open a directory by a walk from the root on which nobody else can interfere
+///
+/// `owner` is who the file in it will belong to: they may own a directory of the way too, since
+/// the secret that goes there is theirs anyway.
+///
+/// # Errors
+/// When a directory belongs to somebody else or everybody may write it, or a symlink on the way
+/// was made by somebody else.
+pub(super) fn walk(path: &Path, owner: u32) -> Result<Dir, StoreError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let root = || {
+        fs::open("/", flags | OFlags::DIRECTORY, Mode::empty())
+            .map_err(|errno| StoreError::system("open", "/", errno))
+    };
+    let mut fd = root()?;
+    let mut seen = PathBuf::from("/");
+    let mut ahead = VecDeque::new();
+    push_front(&mut ahead, path);
+    let mut links = 0;
+    while let Some(name) = ahead.pop_front() {
+        let here = seen.join(&name);
+        let next = fs::openat(&fd, &name, flags, Mode::empty())
+            .map_err(|errno| StoreError::system("open", &here, errno))?;
+        let stat = fs::fstat(&next).map_err(|errno| StoreError::system("look at", &here, errno))?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                check_directory(&here, &stat, owner)?;
+                fd = next;
+                seen = here;
+            }
+            FileType::Symlink => {
+                check_link(&here, &stat)?;
+                links += 1;
+                if links > 40 {
+                    return Err(StoreError::system("open", path, Errno::LOOP));
+                }
+                let text =
+                    link_text(&next).map_err(|errno| StoreError::system("read", &here, errno))?;
+                if text.is_absolute() {
+                    fd = root()?;
+                    seen = PathBuf::from("/");
+                }
+                push_front(&mut ahead, &text);
+            }
+            _ => return Err(StoreError::system("open", &here, Errno::NOTDIR)),
+        }
+    }
+    // What was opened by its path alone can be neither listed nor synced.
+    let listed = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = fs::openat(&fd, ".", listed, Mode::empty())
+        .map_err(|errno| StoreError::system("open", path, errno))?;
+    Ok(Dir::from_fd(fd, path.to_owned()))
+}
+
+fn push_front(ahead: &mut VecDeque<OsString>, path: &Path) {
+    for component in path.components().rev() {
+        match component {
+            Component::Normal(name) => ahead.push_front(name.to_owned()),
+            Component::ParentDir => ahead.push_front("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+}
+
+fn link_text(link: &OwnedFd) -> rustix::io::Result<PathBuf> {
+    let text = fs::readlinkat(link, "", Vec::new())?;
+    Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
+}
+
+/// Refuse a directory that somebody else may write
+pub(super) fn check_directory(path: &Path, stat: &Stat, owner: u32) -> Result<(), StoreError> {
+    let (uid, _) = ourselves();
+    if ![0, uid, owner].contains(&stat.st_uid) {
+        return Err(StoreError::refused(
+            path,
+            format!("belongs to user {}, who could put anything in its place", stat.st_uid),
+            "give the directory to root or to the user that certkeep runs as, \
+             or declare that user as the owner of the file",
+        ));
+    }
+    if stat.st_mode & 0o002 != 0 && stat.st_mode & 0o1000 == 0 {
+        return Err(StoreError::refused(
+            path,
+            "may be written by everybody, who could put anything in its place",
+            "take the right to write from others: chmod o-w",
+        ));
+    }
+    Ok(())
+}
+
+fn check_link(path: &Path, stat: &Stat) -> Result<(), StoreError> {
+    let (uid, _) = ourselves();
+    if [0, uid].contains(&stat.st_uid) {
+        return Ok(());
+    }
+    Err(StoreError::refused(
+        path,
+        format!("is a symlink of user {}, who could let it point anywhere", stat.st_uid),
+        "make the symlink as root, or name the directory behind it in the configuration",
+    ))
+}
+
+/// What is at an output's path
+#[derive(Debug)]
+pub(super) enum Present {
+    /// Nothing
+    Absent,
+    /// A regular file
+    File(Held),
+    /// A symlink, with what it leads to unless that is nothing
+    Link {
+        /// Its text
+        text: OsString,
+        /// The file behind it
+        behind: Option<Held>,
+    },
+}
+
+/// A file's bytes and attributes
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) bytes: zeroize::Zeroizing<Vec<u8>>,
+    pub(super) attributes: Attributes,
+}
+
+impl Present {
+    /// What a reader of the path gets
+    pub(super) fn content(&self) -> Option<&Held> {
+        match self {
+            Self::Absent => None,
+            Self::File(held) => Some(held),
+            Self::Link { behind, .. } => behind.as_ref(),
+        }
+    }
+}
+
+/// Refuse a path that cannot be an output: a mount point, a directory, a FIFO, a device
+pub(super) fn check_output(dir: &Dir, name: &OsStr) -> Result<(), StoreError> {
+    let Some(stat) = dir.stat(name)? else { return Ok(()) };
+    if is_mount_point(dir, name, &stat)? {
+        return Err(StoreError::refused(
+            dir.join(name),
+            "is a mount point, so that a new file cannot take its place",
+            "mount the directory that it is in, in place of the single file",
+        ));
+    }
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => Ok(()),
+        FileType::Symlink => check_link(&dir.join(name), &stat),
+        kind => Err(StoreError::refused(
+            dir.join(name),
+            format!("is {}, where a file should go", kind_words(kind)),
+            "remove it, or name another path in the configuration",
+        )),
+    }
+}
+
+fn is_mount_point(dir: &Dir, name: &OsStr, stat: &Stat) -> Result<bool, StoreError> {
+    let parent = fs::fstat(dir.fd()).map_err(|errno| dir.error("look at", "", errno))?;
+    if parent.st_dev != stat.st_dev {
+        return Ok(true);
+    }
+    // A file of the same file system can be mounted too.
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    let root = StatxAttributes::MOUNT_ROOT;
+    match fs::statx(dir.fd(), name, flags, StatxFlags::TYPE) {
+        Ok(statx) => {
+            Ok(statx.stx_attributes_mask.contains(root) && statx.stx_attributes.contains(root))
+        }
+        Err(Errno::NOSYS | Errno::PERM) => Ok(false),
+        Err(errno) => Err(dir.error("look at", name, errno)),
+    }
+}
+
+/// What is at an output's path, after [`check_output`]
+pub(super) fn look(dir: &Dir, name: &OsStr) -> Result<Present, StoreError> {
+    check_output(dir, name)?;
+    let held = |(bytes, stat): (Vec<u8>, Stat)| Held {
+        bytes: zeroize::Zeroizing::new(bytes),
+        attributes: Attributes::of(&stat),
+    };
+    match dir.link_text(name)? {
+        Some(text) => {
+            let behind = match dir.read_through(name) {
+                Ok(found) => found.map(held),
+                // A dangling or circular symlink leads to nothing.
+                Err(error) if matches!(error.errno(), Some(Errno::LOOP | Errno::NOTDIR)) => None,
+                Err(error) => return Err(error),
+            };
+            Ok(Present::Link { text, behind })
+        }
+        None => Ok(dir.read(name)?.map_or(Present::Absent, |found| Present::File(held(found)))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn a_way_that_others_can_bend_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let (open, own) = (place.path().join("open"), place.path().join("own"));
+        for dir in [&open, &own] {
+            std::fs::create_dir_all(dir.join("inner")).unwrap();
+        }
+        mode(&open, 0o777);
+        symlink(&own, place.path().join("link")).unwrap();
+        assert!(walk(&own.join("inner"), 0).is_ok());
+        assert!(walk(&place.path().join("link/../own/inner"), 0).is_ok());
+        for end in ["open", "open/inner"] {
+            let error = walk(&place.path().join(end), 0).unwrap_err();
+            assert!(error.needs_operator(), "{end}: {error}");
+            assert_eq!(error.path(), open, "{end}");
+        }
+        mode(&open, 0o1777);
+        assert!(walk(&open.join("inner"), 0).is_ok(), "sticky");
+    }
+
+    #[test]
+    fn a_directory_of_another_user_is_refused_unless_the_file_is_theirs() {
+        let place = tempfile::tempdir().unwrap();
+        let theirs = place.path().join("theirs");
+        std::fs::create_dir(&theirs).unwrap();
+        if chown(&theirs, Some(4711), Some(4711)).is_err() {
+            // Only root can give a directory away.
+            assert_ne!(ourselves().0, 0);
+            return;
+        }
+        assert!(walk(&theirs, 0).unwrap_err().to_string().contains("user 4711"));
+        assert!(walk(&theirs, 4711).is_ok());
+    }
+
+    #[test]
+    fn a_foreign_symlink_is_refused() {
+        let place = tempfile::tempdir().unwrap();
+        let link = place.path().join("link");
+        symlink("/etc", &link).unwrap();
+        assert!(walk(&link, 0).is_ok());
+        if std::os::unix::fs::lchown(&link, Some(4711), None).is_ok() {
+            assert!(walk(&link, 4711).unwrap_err().to_string().contains("symlink of user 4711"));
+        }
+    }
+}
