@@ -19,4 +19,5 @@ pub mod time;
 pub mod token;
 
 // The shell: one room per outside world.
+pub mod deploy;
 pub mod store;

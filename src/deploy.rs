@@ -1,0 +1,163 @@
+//! Making a server take over a certificate: its own check, then its reload.
+//!
+//! Whether it really serves the certificate afterwards is for `probe` to see: an exit status of 0
+//! proves nothing.
+//!
+//! # What a command gets
+//! An argument vector, which no shell sees. `/` as working directory, a process group of its own,
+//! and an environment made from scratch:
+//!
+//! | variable | in | value |
+//! |---|---|---|
+//! | `PATH` | all | `/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin` |
+//! | `LANG` | all | `C.UTF-8` |
+//! | `CERTKEEP_VERSION` | all | `1`, the version of this table and of the JSON below |
+//! | `CERTKEEP_EVENT` | all | `check` or `reload` |
+//! | `CERTKEEP_CERTIFICATES` | all | the names of the certificates, with a space between |
+//! | `CERTKEEP_CERTIFICATE` | check | the name of the certificate |
+//! | `CERTKEEP_TARGET` | check | the name of the target |
+//! | `CERTKEEP_GENERATION` | check | the number of the generation |
+//! | `CERTKEEP_IDENTIFIERS` | check | what it vouches for, with a space between |
+//! | `CERTKEEP_FINGERPRINT` | check | SHA-256 of the leaf, 64 hexadecimal digits |
+//! | `CERTKEEP_NOT_AFTER` | check | when it expires, `2026-12-31T23:59:59Z` |
+//! | `CERTKEEP_REASON` | check | why it was renewed or deployed, a sentence |
+//! | `CERTKEEP_FILE_CERT`, `_CHAIN`, `_COMBINED`, `_FULLCHAIN`, `_KEY` | check | the path of the target's first file with that content, if it has one |
+//!
+//! One reload serves every certificate that shares it, so a reload gets no variable that would
+//! mean only one of them. A value of more than 96 KiB is left out; standard input has it.
+//! A program that needs more is given it by `env`: `[env, HOME=/root, kubectl, rollout, …]`.
+//!
+//! Standard input is one JSON object, the same for check and reload. New members may appear in
+//! it; those that are there stay as they are while `version` is 1:
+//!
+//! ```json
+//! {
+//!   "version": 1,
+//!   "event": "reload",
+//!   "deployments": [
+//!     {
+//!       "certificate": "example.com",
+//!       "target": "default",
+//!       "generation": 7,
+//!       "identifiers": ["example.com", "www.example.com"],
+//!       "files": [{ "path": "/etc/nginx/tls/example.com.pem", "content": "fullchain" }],
+//!       "fingerprint": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+//!       "not_after": "2026-12-31T23:59:59Z",
+//!       "reason": "a third of its life is left"
+//!     }
+//!   ]
+//! }
+//! ```
+
+mod command;
+mod context;
+mod signal;
+mod systemd;
+mod trust;
+
+use crate::config::{Hook, Reload, Target};
+use crate::event::Event;
+use crate::failure::{Failure, Step};
+
+pub use context::HookContext;
+
+use command::Invocation;
+use context::HookEvent;
+
+/// Say whether the commands of a target could be run at all, without running one
+///
+/// For the time before an order: a command that is missing, or that others could change, is
+/// found before the CA is asked.
+///
+/// # Errors
+/// Names the path and what to do about it.
+///
+/// ```
+/// # use certkeep::config::{Hook, Layout, Target};
+/// # use certkeep::name::TargetName;
+/// # let hook = |program: &str| Hook {
+/// #     program: program.into(),
+/// #     arguments: Vec::new(),
+/// #     timeout: std::time::Duration::from_secs(30),
+/// # };
+/// let mut target = Target {
+///     name: TargetName::parse("default").unwrap(),
+///     layout: Layout::Links,
+///     outputs: Vec::new(),
+///     check: Some(hook("true")),
+///     reload: None,
+///     verify: Vec::new(),
+/// };
+/// assert!(certkeep::deploy::preflight(&target).is_ok());
+/// target.check = Some(hook("/nowhere/nginx"));
+/// assert!(certkeep::deploy::preflight(&target).is_err());
+/// ```
+pub fn preflight(target: &Target) -> Result<(), Failure> {
+    let reload = match &target.reload {
+        Some(Reload::Command(hook)) => Some(hook),
+        Some(Reload::Signal { .. } | Reload::Systemd { .. }) | None => None,
+    };
+    for hook in target.check.iter().chain(reload) {
+        trust::executable(&hook.program).map_err(|refusal| refusal.at(Step::Prepare))?;
+    }
+    Ok(())
+}
+
+/// Run the server's own check of its configuration and files
+///
+/// # Errors
+/// When it exits with anything but 0 or takes too long: with the last lines that it wrote.
+///
+/// ```
+/// use certkeep::config::Hook;
+/// use certkeep::deploy::{self, HookContext};
+/// # use certkeep::cert::Fingerprint;
+/// # use certkeep::name::{CertName, Identifier, TargetName};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let context = HookContext {
+///     certificate: &CertName::parse("example.com").unwrap(),
+///     target: &TargetName::parse("default").unwrap(),
+///     generation: 7,
+///     identifiers: &[Identifier::parse("example.com").unwrap()],
+///     outputs: &[],
+///     fingerprint: Fingerprint([0; 32]),
+///     not_after: "2026-12-31T23:59:59Z".parse().unwrap(),
+///     reason: "a third of its life is left",
+/// };
+/// let hook = Hook {
+///     program: "sh".into(),
+///     arguments: vec!["-c".into(), r#"test "$CERTKEEP_GENERATION" -eq 7"#.into()],
+///     timeout: std::time::Duration::from_secs(30),
+/// };
+/// deploy::check(&hook, &context, &|_event| ()).await.unwrap();
+/// # });
+/// ```
+pub async fn check(
+    hook: &Hook,
+    context: &HookContext<'_>,
+    report: &(dyn Fn(Event) + Send + Sync),
+) -> Result<(), Failure> {
+    let invocation =
+        Invocation { step: Step::Check, event: HookEvent::Check, contexts: &[*context], report };
+    command::run(hook, invocation).await
+}
+
+/// Make a server load its files again, once for all the deployments that share the reload
+///
+/// Success means that the command, the job or the signal went through, and no more.
+///
+/// # Errors
+/// When the command or the job failed or took too long, or there is no process to signal.
+pub async fn reload(
+    reload: &Reload,
+    contexts: &[HookContext<'_>],
+    report: &(dyn Fn(Event) + Send + Sync),
+) -> Result<(), Failure> {
+    let invocation = Invocation { step: Step::Reload, event: HookEvent::Reload, contexts, report };
+    match reload {
+        Reload::Command(hook) => command::run(hook, invocation).await,
+        Reload::Signal { signal, process } => signal::send(*signal, process).await,
+        Reload::Systemd { unit, timeout } => systemd::reload(unit, *timeout, invocation).await,
+    }
+}

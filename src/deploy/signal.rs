@@ -1,0 +1,281 @@
+//! Signalling a server's process, and never one that got its number in the meantime.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, geteuid, getpid, pidfd_open, pidfd_send_signal};
+use tokio::task::spawn_blocking;
+
+use crate::config::{Process, Signal};
+use crate::failure::{Failure, Step};
+
+/// Find the process and send it the signal
+pub(super) async fn send(signal: Signal, process: &Process) -> Result<(), Failure> {
+    let process = process.clone();
+    let sent = spawn_blocking(move || match &process {
+        Process::PidFile(path) => send_to_pid_file(signal, path),
+        Process::Name(name) => send_to_name(signal, name),
+    });
+    let died = |error| Failure::retry(Step::Reload, format!("the signal was not sent: {error}"));
+    sent.await.map_err(died)?
+}
+
+fn send_to_pid_file(signal: Signal, path: &Path) -> Result<(), Failure> {
+    let shown = path.display();
+    let file = match read_pid_file(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(retry(format!("there is no {shown}: the server does not run")));
+        }
+        Err(error) => return Err(retry(format!("cannot read {shown}: {error}"))),
+    };
+    if file.writable_by_all {
+        return Err(Failure::needs_operator(
+            Step::Reload,
+            format!("{shown} can be written by everybody, who could choose what is signalled"),
+            format!("keep it to its owner: chmod o-w {shown}"),
+        ));
+    }
+    let Some(pid) = file.pid else {
+        return Err(retry(format!("{shown} does not begin with the number of a process")));
+    };
+    let target = Target::open(pid)?;
+    // Who may write the file chooses the process, so it must be one that they could signal too.
+    if ![0, geteuid().as_raw(), target.owner].contains(&file.owner) {
+        return Err(Failure::needs_operator(
+            Step::Reload,
+            format!(
+                "{shown} belongs to user {}, and process {pid} to user {}",
+                file.owner, target.owner
+            ),
+            format!("give the file to root, if it is right: chown root {shown}"),
+        ));
+    }
+    target.send(signal)
+}
+
+struct PidFile {
+    pid: Option<Pid>,
+    owner: u32,
+    writable_by_all: bool,
+}
+
+fn read_pid_file(path: &Path) -> io::Result<PidFile> {
+    // Without NONBLOCK, a FIFO would hold us.
+    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+    let file = File::from(file);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(PID_FILE_LIMIT).read_to_end(&mut text)?;
+    // PostgreSQL writes more lines after the first.
+    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
+    let number = std::str::from_utf8(first).ok().and_then(|number| number.parse::<u32>().ok());
+    Ok(PidFile {
+        pid: number.and_then(|number| Pid::from_raw(i32::try_from(number).ok()?)),
+        owner: metadata.uid(),
+        writable_by_all: metadata.mode() & 0o002 != 0,
+    })
+}
+
+fn send_to_name(signal: Signal, name: &str) -> Result<(), Failure> {
+    let matching = processes_called(name)
+        .map_err(|error| retry(format!("cannot look through the processes: {error}")))?;
+    let masters: Vec<_> = matching
+        .iter()
+        .filter(|process| matching.iter().all(|other| other.pid != process.parent))
+        .collect();
+    let name = name.escape_debug();
+    let master = match masters[..] {
+        [] => return Err(retry(format!("no process called `{name}` runs"))),
+        [master] => master,
+        _ => {
+            let pids: Vec<_> = masters.iter().map(|process| process.pid.to_string()).collect();
+            return Err(Failure::needs_operator(
+                Step::Reload,
+                format!("{} servers called `{name}` run: {}", masters.len(), pids.join(", ")),
+                "name its pid file or its systemd unit in place of the process",
+            ));
+        }
+    };
+    let pid = Pid::from_raw(master.pid);
+    let target = Target::open(pid.ok_or_else(|| retry("there is no process 0".into()))?)?;
+    // The handle is held: if the number still means what was found, so does the handle.
+    if read_process(master.pid).as_ref() != Some(master) {
+        return Err(retry(format!("process {} ended before it was signalled", master.pid)));
+    }
+    target.send(signal)
+}
+
+/// A line of the process table
+#[derive(Debug, PartialEq, Eq)]
+struct Entry {
+    pid: i32,
+    parent: i32,
+    /// In ticks since the system started; with the pid, it means one process for ever
+    started: u64,
+    /// At most 15 bytes
+    name: Vec<u8>,
+}
+
+fn processes_called(name: &str) -> io::Result<Vec<Entry>> {
+    let name = name.as_bytes();
+    let name = name.get(..COMM_LEN).unwrap_or(name);
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        found.extend(pid.and_then(read_process).filter(|process| process.name == name));
+    }
+    Ok(found)
+}
+
+/// `None` when it has ended
+fn read_process(pid: i32) -> Option<Entry> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(pid, &stat)
+}
+
+/// <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>
+fn parse_stat(pid: i32, stat: &[u8]) -> Option<Entry> {
+    // The name may have spaces and parentheses in it, and nothing after it has any.
+    let begin = stat.iter().position(|byte| *byte == b'(')?;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let name = stat.get(begin + 1..end)?.to_owned();
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    // The first two fields are gone, and the two of the pid and the name before them.
+    let started = fields.nth(STARTTIME - 5)?.parse().ok()?;
+    (!matches!(state, "Z" | "X" | "x")).then_some(Entry { pid, parent, started, name })
+}
+
+/// A process that is held, so that its number cannot become another's unseen
+struct Target {
+    pid: Pid,
+    handle: OwnedFd,
+    owner: u32,
+}
+
+impl Target {
+    fn open(pid: Pid) -> Result<Self, Failure> {
+        if pid == getpid() {
+            return Err(Failure::needs_operator(
+                Step::Reload,
+                format!("process {pid} is certkeep itself"),
+                "name the server's own pid file or process",
+            ));
+        }
+        let handle = pidfd_open(pid, PidfdFlags::empty()).map_err(|error| match error {
+            Errno::SRCH => retry(format!("process {pid} does not run")),
+            Errno::INVAL => retry(format!("{pid} is a thread and no process")),
+            _ => retry(format!("cannot hold process {pid}: {error}")),
+        })?;
+        let owner = fs::metadata(format!("/proc/{pid}"))
+            .map_err(|error| retry(format!("cannot look at process {pid}: {error}")))?
+            .uid();
+        Ok(Self { pid, handle, owner })
+    }
+
+    fn send(&self, signal: Signal) -> Result<(), Failure> {
+        let Self { pid, owner, .. } = self;
+        pidfd_send_signal(&self.handle, number(signal)).map_err(|error| match error {
+            Errno::SRCH => retry(format!("process {pid} ended before it was signalled")),
+            Errno::PERM => Failure::needs_operator(
+                Step::Reload,
+                format!("certkeep may not signal process {pid} of user {owner}"),
+                "run certkeep as root or as that user, or give it CAP_KILL",
+            ),
+            _ => retry(format!("process {pid} cannot be signalled: {error}")),
+        })
+    }
+}
+
+const fn number(signal: Signal) -> rustix::process::Signal {
+    match signal {
+        Signal::Hup => rustix::process::Signal::HUP,
+        Signal::Usr1 => rustix::process::Signal::USR1,
+        Signal::Usr2 => rustix::process::Signal::USR2,
+        Signal::Winch => rustix::process::Signal::WINCH,
+    }
+}
+
+fn retry(summary: String) -> Failure {
+    Failure::retry(Step::Reload, summary)
+}
+
+/// How much of a pid file is read
+const PID_FILE_LIMIT: u64 = 64;
+
+/// How much of a name the kernel keeps, in bytes
+const COMM_LEN: usize = 15;
+
+/// The number of the field that says when a process started, counted from 1
+const STARTTIME: usize = 22;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_parentheses_and_spaces_does_not_shift_the_fields() {
+        let stat = |name: &str, state: &str| {
+            let zeros = "0 ".repeat(STARTTIME - 5);
+            format!("42 ({name}) {state} 7 {zeros}12345 99 98\n").into_bytes()
+        };
+        for name in ["nginx", "a b", ") S 1 (", "(((", "x\ny"] {
+            let entry = parse_stat(42, &stat(name, "S")).unwrap();
+            let expected = Entry { pid: 42, parent: 7, started: 12345, name: name.into() };
+            assert_eq!(entry, expected, "{name:?}");
+        }
+        assert_eq!(parse_stat(42, &stat("nginx", "Z")), None);
+        for garbage in [&b""[..], b"42", b"42 (a", b"42 )a( S 1", b"42 (a) S x", b"42 (a) S 1 2"] {
+            assert_eq!(parse_stat(42, garbage), None, "{}", garbage.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn our_own_entry_is_read_as_the_kernel_writes_it() {
+        let us = std::process::id().try_into().unwrap();
+        let entry = read_process(us).unwrap();
+        let comm = fs::read("/proc/self/task/".to_owned() + &us.to_string() + "/comm").unwrap();
+        assert_eq!(entry.name, comm.trim_ascii_end());
+        assert_eq!(entry.parent, rustix::process::getppid().unwrap().as_raw_nonzero().get());
+        assert!(entry.started > 0);
+    }
+
+    #[test]
+    fn a_pid_file_is_a_number_in_a_regular_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pid");
+        let cases = [
+            ("1234\n", Some(1234)),
+            (" 77", Some(77)),
+            ("55\n/var/lib/postgresql\n1795\n", Some(55)),
+            ("", None),
+            ("0\n", None),
+            ("-1\n", None),
+            ("12 34\n", None),
+            ("99999999999\n", None),
+            ("4294967295\n", None),
+            ("nginx\n", None),
+        ];
+        for (text, expected) in cases {
+            use std::io::Write as _;
+            File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
+            let pid = read_pid_file(&path).unwrap().pid;
+            assert_eq!(pid.map(|pid| pid.as_raw_nonzero().get()), expected, "{text:?}");
+        }
+        assert!(read_pid_file(directory.path()).is_err());
+        let fifo = directory.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
+        assert!(made.success() && read_pid_file(&fifo).is_err());
+    }
+}
