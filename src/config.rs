@@ -1,16 +1,33 @@
 //! What the operator wants: the desired state, checked and complete.
 //!
 //! `raw` mirrors the YAML, `lower` turns it into [`Config`] and collects every mistake with its
-//! place. No text of the file reaches further than that.
+//! place. No text of the file reaches further than that. A sound file is read once, straight into
+//! `raw`; only after a mistake does `tree` find out what is where, and `collect` what is wrong.
+
+mod collect;
+mod duration;
+mod error;
+mod fault;
+mod lower;
+mod nearest;
+mod presets;
+mod raw;
+mod read;
+mod schema;
+mod tree;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::name::{CertName, Identifier, IssuerName, TargetName};
+
+pub use error::{ConfigError, ConfigErrors};
+pub use schema::schema;
 
 /// The whole configuration, every default filled in
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +123,18 @@ pub struct Certificate {
 
 /// The kind of a certificate's key
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 pub enum KeyType {
     /// ECDSA on P-256
@@ -243,7 +271,9 @@ pub struct Output {
 }
 
 /// What is in an output
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Content {
     /// The leaf alone
@@ -309,7 +339,9 @@ pub enum Reload {
 }
 
 /// A signal that servers reload on
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Signal {
     /// SIGHUP
@@ -354,6 +386,17 @@ impl std::fmt::Display for Endpoint {
 }
 
 impl Config {
+    /// Read a configuration file's text
+    ///
+    /// `file` is where the text is from, best as an absolute path: relative paths in the text are
+    /// taken from its directory, and errors begin with it. Nothing is looked up on the disk.
+    ///
+    /// # Errors
+    /// Every mistake at once, each with its place and what to do.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, ConfigErrors> {
+        read::parse(text, file)
+    }
+
     /// The issuer of this name
     ///
     /// `None` cannot be for a name that a certificate of this configuration holds.

@@ -1,0 +1,254 @@
+//! Certificates: what they are for, and how and when they are got.
+
+use std::collections::HashSet;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::path::Path;
+
+use crate::config::fault::{At, Faults, Refused};
+use crate::config::lower::{Context, Issuers, SPANS, deploy, files, issuer, path, span};
+use crate::config::nearest::{nearest, one_of};
+use crate::config::raw::{OneOrMany, RawCertificate, RawChallenge, RawRenew, Text};
+use crate::config::{
+    Certificate, ChallengeMethod, Http01, KeyType, Profile, Renew, Share, Target, duration,
+};
+use crate::name::{CertName, Identifier, IssuerName, TargetName};
+
+/// What a certificate may take from the defaults
+#[derive(Default)]
+pub(super) struct Choices {
+    pub(super) issuers: Option<Result<Vec<IssuerName>, Refused>>,
+    pub(super) key: Option<KeyType>,
+    pub(super) challenge: Option<Result<ChallengeMethod, Refused>>,
+    pub(super) profile: Option<Result<Profile, Refused>>,
+    pub(super) renew: Renewal,
+}
+
+/// [`Renew`], each part of which may be given, refused or left open
+#[derive(Clone, Copy, Default)]
+pub(super) struct Renewal {
+    before: Option<Result<Share, Refused>>,
+    key_max_age: Option<Result<std::time::Duration, Refused>>,
+}
+
+pub(super) fn certificate(
+    raw: &RawCertificate,
+    name: Result<CertName, Refused>,
+    context: &Context<'_>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Certificate, Refused> {
+    let defaults = &context.defaults.choices;
+    let challenge = match (&raw.challenge, &defaults.challenge) {
+        (Some(raw), _) => challenge(raw, context.base, &at.key("challenge"), faults),
+        (None, Some(challenge)) => challenge.clone(),
+        (None, None) => Ok(ChallengeMethod::Http01(Http01::Listen(HTTP))),
+    };
+    let identifiers = identifiers(raw.names.as_deref(), at, faults);
+    let issuers = match (&raw.issuer, &defaults.issuers) {
+        (Some(raw), _) => issuers(raw, context.issuers, &at.key("issuer"), faults),
+        (None, Some(issuers)) => issuers.clone(),
+        (None, None) => only_issuer(context.issuers, at, faults),
+    };
+    let profile = match (&raw.profile, &defaults.profile) {
+        (Some(raw), _) => Some(issuer::profile(raw, &at.key("profile"), faults)),
+        (None, profile) => profile.clone(),
+    };
+    let renew = renew(raw.renew.as_ref(), &at.key("renew"), faults);
+    let before = renew.before.or(defaults.renew.before);
+    let key_max_age = renew.key_max_age.or(defaults.renew.key_max_age);
+    let files = files::files(raw, context.base, at, faults);
+    let deploy = deploy::deploy(raw.deploy.as_ref(), context, &at.key("deploy"), faults);
+    let target = target_name(at, faults);
+    let (layout, outputs) = files?;
+    let (check, reload, verify) = deploy?;
+    Ok(Certificate {
+        name: name?,
+        identifiers: identifiers?,
+        key: raw.key.or(defaults.key).unwrap_or_default(),
+        issuers: issuers?,
+        profile: profile.transpose()?,
+        challenge: challenge?,
+        renew: Renew { before: before.transpose()?, key_max_age: key_max_age.transpose()? },
+        targets: vec![Target { name: target?, layout, outputs, check, reload, verify }],
+    })
+}
+
+/// The names of issuers that exist, in order
+pub(super) fn issuers(
+    raw: &OneOrMany,
+    issuers: &Issuers,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Vec<IssuerName>, Refused> {
+    let texts = match raw {
+        OneOrMany::One(text) => return Ok(vec![issuer_name(text, issuers, at, faults)?]),
+        OneOrMany::Many(texts) => texts,
+    };
+    if texts.is_empty() {
+        return Err(faults.value(at, "names no issuer", "name one, or leave the key out"));
+    }
+    let mut names = Ok(Vec::with_capacity(texts.len()));
+    for (index, text) in texts.iter().enumerate() {
+        let at = at.index(index);
+        let name = issuer_name(text, issuers, &at, faults).and_then(|name| {
+            let known = names.as_ref().is_ok_and(|names: &Vec<_>| names.contains(&name));
+            if known {
+                let message = format!("`{name}` is named twice");
+                return Err(faults.value(&at, message, "leave it out here"));
+            }
+            Ok(name)
+        });
+        match (&mut names, name) {
+            (Ok(names), Ok(name)) => names.push(name),
+            (names, Err(refused)) => *names = Err(refused),
+            (Err(_), Ok(_)) => {}
+        }
+    }
+    names
+}
+
+fn issuer_name(
+    text: &Text,
+    issuers: &Issuers,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<IssuerName, Refused> {
+    if let Some((name, issuer)) =
+        issuers.0.iter().find(|(name, _)| name.as_str() == text.as_ref() as &str)
+    {
+        return issuer.as_ref().map(|_| name.clone()).map_err(|refused| *refused);
+    }
+    let names = || issuers.0.keys().map(IssuerName::as_str);
+    let remedy = match nearest(text, names()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if issuers.0.is_empty() => "add it under `issuers`".to_owned(),
+        None => format!("add it under `issuers`, or use {}", one_of(names())),
+    };
+    let root = At::Root;
+    let under = root.key("issuers");
+    let message = format!("there is no issuer `{}`", text.escape_debug());
+    Err(faults.dangling(at, &under.key(text), message, remedy))
+}
+
+fn only_issuer(
+    issuers: &Issuers,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Vec<IssuerName>, Refused> {
+    let mut all = issuers.0.iter();
+    match (all.next(), all.next()) {
+        (Some((name, Ok(_))), None) => Ok(vec![name.clone()]),
+        (Some((_, Err(refused))), None) => Err(*refused),
+        (Some(_), Some(_)) => {
+            let names = one_of(issuers.0.keys().map(IssuerName::as_str));
+            let remedy = format!("add `issuer` here or under `defaults`: {names}, or a list");
+            Err(faults.missing(at, &["issuer"], "several issuers, and none is chosen", remedy))
+        }
+        // That there is none at all is said once, at `issuers`.
+        (None, _) => {
+            let remedy = "name a CA under `issuers`";
+            Err(faults.missing(at, &["issuer"], "there is no issuer to ask", remedy))
+        }
+    }
+}
+
+fn identifiers(
+    raw: Option<&[Text]>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Vec<Identifier>, Refused> {
+    let Some(texts) = raw else {
+        let remedy = "add the names it is for: `names: [example.com, www.example.com]`";
+        return Err(faults.missing(at, &["names"], "is missing", remedy));
+    };
+    let at = at.key("names");
+    if texts.is_empty() {
+        let remedy = "add the names it is for, such as `[example.com]`";
+        return Err(faults.value(&at, "is empty", remedy));
+    }
+    let mut seen = HashSet::with_capacity(texts.len());
+    let mut refused = None;
+    let mut identifiers = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        let at = at.index(index);
+        let identifier = match Identifier::parse(text) {
+            Ok(identifier) => identifier,
+            Err(error) => {
+                let remedy = "correct the name, or take it out";
+                refused = Some(faults.value(&at, error.to_string(), remedy));
+                continue;
+            }
+        };
+        if identifier.is_wildcard() {
+            let message = format!("`{identifier}` is a wildcard, which http-01 cannot prove");
+            let remedy = "list the names one by one; dns-01, which can, is not there yet";
+            refused = Some(faults.value(&at, message, remedy));
+        } else if seen.insert(identifier.clone()) {
+            identifiers.push(identifier);
+        } else {
+            let message = format!("`{identifier}` is there already");
+            refused = Some(faults.value(&at, message, "take it out here"));
+        }
+    }
+    refused.map_or(Ok(identifiers), Err)
+}
+
+pub(super) fn challenge(
+    raw: &RawChallenge,
+    base: &Path,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<ChallengeMethod, Refused> {
+    let Some(raw) = &raw.http_01 else {
+        let remedy = "write `http-01: {}` below it, or leave `challenge` out";
+        return Err(faults.missing(at, &["http-01"], "no challenge is chosen", remedy));
+    };
+    let at = at.key("http-01");
+    let method = match (&raw.listen, &raw.webroot) {
+        (Some(_), Some(_)) => Err(faults.value(
+            &at,
+            "has both `listen` and `webroot`",
+            "keep `webroot` if a web server has port 80, else `listen`",
+        )),
+        (None, Some(text)) => {
+            path::directory(text, base, &at.key("webroot"), faults).map(Http01::Webroot)
+        }
+        (Some(text), None) => {
+            let at = at.key("listen");
+            match text.parse::<SocketAddr>() {
+                Ok(address) if address.port() != 0 => Ok(Http01::Listen(address)),
+                _ => Err(faults.value(
+                    &at,
+                    format!("`{}` is no address with a port", text.escape_debug()),
+                    "write it in quotes, such as `\"[::]:80\"` or `\"127.0.0.1:8080\"`",
+                )),
+            }
+        }
+        (None, None) => Ok(Http01::Listen(HTTP)),
+    };
+    method.map(ChallengeMethod::Http01)
+}
+
+pub(super) fn renew(raw: Option<&RawRenew>, at: &At<'_>, faults: &mut Faults) -> Renewal {
+    let Some(raw) = raw else { return Renewal::default() };
+    let before = raw.before.as_ref().map(|raw| {
+        let text = raw.text();
+        duration::share(&text).map_err(|error| {
+            let message = format!("`{}` {error}", text.escape_debug());
+            let remedy = format!("{SPANS}; or a share of the lifetime: `33%`");
+            faults.value(&at.key("before"), message, remedy)
+        })
+    });
+    let field = at.key("key_max_age");
+    let key_max_age = raw.key_max_age.as_ref().map(|text| span(text, &field, faults));
+    Renewal { before, key_max_age }
+}
+
+/// The one target that a certificate of the file has
+fn target_name(at: &At<'_>, faults: &mut Faults) -> Result<TargetName, Refused> {
+    TargetName::parse("default")
+        .map_err(|error| faults.value(at, error.to_string(), "report this as a bug of certkeep"))
+}
+
+/// Every address of this host, IPv4 too, on the port that CAs ask
+const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 80);

@@ -1,0 +1,309 @@
+//! Deployment: the check, the reload, and where the certificate must be seen.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::config::fault::{At, Faults, Refused};
+use crate::config::lower::{Context, path, span};
+use crate::config::raw::{
+    ArgvOr, RawDeploy, RawEndpoint, RawHook, RawReload, RawSignal, Text, TextOr, TextOrNumber,
+};
+use crate::config::{Endpoint, Hook, Process, Reload};
+use crate::name::Identifier;
+
+type Deploy = (Option<Hook>, Option<Reload>, Vec<Endpoint>);
+
+pub(super) fn deploy(
+    raw: Option<&RawDeploy>,
+    context: &Context<'_>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Deploy, Refused> {
+    let Some(raw) = raw else { return Ok((None, None, Vec::new())) };
+    let check = raw.check.as_ref().map(|raw| check(raw, context, &at.key("check"), faults));
+    let reload = raw.reload.as_ref().map(|raw| reload(raw, context, &at.key("reload"), faults));
+    let verify = verify(raw.verify.as_deref(), context, &at.key("verify"), faults);
+    Ok((check.transpose()?, reload.transpose()?, verify?))
+}
+
+fn check(
+    raw: &ArgvOr<RawHook>,
+    context: &Context<'_>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Hook, Refused> {
+    let default = context.defaults.timeout;
+    let (argv, timeout) = match raw {
+        ArgvOr::Argv(argv) => (command(argv, context.base, at, faults), default),
+        ArgvOr::Full(raw) => {
+            let argv = match &raw.command {
+                Some(argv) => command(argv, context.base, &at.key("command"), faults),
+                None => {
+                    let remedy = "add the program and its arguments: `command: [nginx, -t]`";
+                    Err(faults.missing(at, &["command"], "is missing", remedy))
+                }
+            };
+            (argv, timeout(raw.timeout.as_ref(), default, at, faults))
+        }
+    };
+    hook(argv?, timeout?)
+}
+
+fn reload(
+    raw: &ArgvOr<RawReload>,
+    context: &Context<'_>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Reload, Refused> {
+    let default = context.defaults.timeout;
+    let raw = match raw {
+        ArgvOr::Argv(argv) => {
+            return hook(command(argv, context.base, at, faults)?, default?).map(Reload::Command);
+        }
+        ArgvOr::Full(raw) => raw,
+    };
+    let timeout = timeout(raw.timeout.as_ref(), default, at, faults);
+    match (&raw.command, &raw.systemd, &raw.signal) {
+        (Some(argv), None, None) => {
+            let argv = command(argv, context.base, &at.key("command"), faults);
+            hook(argv?, timeout?).map(Reload::Command)
+        }
+        (None, Some(unit), None) => {
+            let unit = unit_name(unit, &at.key("systemd"), faults);
+            Ok(Reload::Systemd { unit: unit?, timeout: timeout? })
+        }
+        (None, None, Some(signal)) => {
+            let signal = signal_to(signal, context.base, &at.key("signal"), faults);
+            if raw.timeout.is_some() {
+                let message = "means nothing for a signal, which takes no time";
+                return Err(faults.value(&at.key("timeout"), message, "take it out"));
+            }
+            signal
+        }
+        (None, None, None) => Err(faults.missing(
+            at,
+            &["command", "systemd", "signal"],
+            "it is not said how to reload",
+            "add `command: [...]`, `systemd: UNIT` or `signal: {...}`",
+        )),
+        _ => Err(faults.value(
+            at,
+            "says more than one way to reload",
+            "keep one of `command`, `systemd` and `signal`",
+        )),
+    }
+}
+
+fn timeout(
+    raw: Option<&TextOrNumber>,
+    default: Result<Duration, Refused>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Duration, Refused> {
+    raw.map_or(default, |text| span(text, &at.key("timeout"), faults))
+}
+
+fn hook(argv: (PathBuf, Vec<String>), timeout: Duration) -> Result<Hook, Refused> {
+    let (program, arguments) = argv;
+    Ok(Hook { program, arguments, timeout })
+}
+
+/// A program, as a path or as a name for the fixed search path, and its arguments
+fn command(
+    argv: &[Text],
+    base: &Path,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<(PathBuf, Vec<String>), Refused> {
+    let Some((program, arguments)) = argv.split_first() else {
+        let remedy = "name the program and its arguments: `[nginx, -t]`";
+        return Err(faults.value(at, "is empty", remedy));
+    };
+    let mut outcome = Ok(());
+    for (index, text) in argv.iter().enumerate() {
+        if text.contains('\0') {
+            let message = "has a NUL character, which no argument can have";
+            outcome = Err(faults.value(&at.index(index), message, "take it out"));
+        }
+    }
+    let first = at.index(0);
+    let program = if program.contains('/') {
+        path::file(program, base, &first, faults)
+    } else if program.contains(char::is_whitespace) {
+        Err(faults.value(
+            &first,
+            format!(
+                "`{}` is one word with spaces; no shell takes it apart",
+                program.escape_debug()
+            ),
+            "make each word an entry of its own: `[nginx, -t]`",
+        ))
+    } else if matches!(&**program, "" | "." | "..") {
+        let message = format!("`{}` is no program", program.escape_debug());
+        Err(faults.value(&first, message, "name a program"))
+    } else {
+        Ok(PathBuf::from(&**program))
+    };
+    outcome?;
+    Ok((program?, arguments.iter().map(|text| text.0.clone()).collect()))
+}
+
+/// <https://www.freedesktop.org/software/systemd/man/systemd.unit.html>
+fn unit_name(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
+    let mut refuse = |remedy: String| {
+        let message = format!("`{}` is no name of a systemd unit", text.escape_debug());
+        Err(faults.value(at, message, remedy))
+    };
+    let sound = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b);
+    if text.is_empty() || text.len() > 255 || text.starts_with('-') || !text.bytes().all(sound) {
+        return refuse("give a name such as `nginx.service`".to_owned());
+    }
+    match text.rsplit_once('.') {
+        Some((name, suffix)) if !name.is_empty() && SUFFIXES.contains(&suffix) => {
+            Ok(text.0.clone())
+        }
+        _ => refuse(format!("give it with its suffix: `{}.service`", &**text)),
+    }
+}
+
+fn signal_to(
+    raw: &RawSignal,
+    base: &Path,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Reload, Refused> {
+    let signal = raw.name.ok_or_else(|| {
+        let remedy = "add `name`: `HUP`, `USR1`, `USR2` or `WINCH`";
+        faults.missing(at, &["name"], "is missing", remedy)
+    });
+    let process = match (&raw.pid_file, &raw.process) {
+        (Some(text), None) => {
+            path::file(text, base, &at.key("pid_file"), faults).map(Process::PidFile)
+        }
+        (None, Some(text)) => process_name(text, &at.key("process"), faults).map(Process::Name),
+        (None, None) => Err(faults.missing(
+            at,
+            &["pid_file", "process"],
+            "it is not said who gets the signal",
+            "add `pid_file: PATH` or `process: NAME`",
+        )),
+        (Some(_), Some(_)) => Err(faults.value(
+            at,
+            "has both `pid_file` and `process`",
+            "keep `pid_file` if the server writes one, else `process`",
+        )),
+    };
+    Ok(Reload::Signal { signal: signal?, process: process? })
+}
+
+/// The kernel keeps 15 bytes of a process's name
+///
+/// <https://man7.org/linux/man-pages/man5/proc_pid_comm.5.html>
+fn process_name(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
+    if (1..=15).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c == '/') {
+        return Ok(text.0.clone());
+    }
+    let message = format!("`{}` can be no process's name", text.escape_debug());
+    let remedy = "give the name as `ps -o comm` shows it, at most 15 characters, not a path";
+    Err(faults.value(at, message, remedy))
+}
+
+fn verify(
+    raw: Option<&[TextOr<RawEndpoint>]>,
+    context: &Context<'_>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Vec<Endpoint>, Refused> {
+    let raw = raw.unwrap_or_default();
+    let mut outcome = Ok(());
+    let mut endpoints: Vec<Endpoint> = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.iter().enumerate() {
+        let at = at.index(index);
+        match endpoint(raw, context, &at, faults) {
+            Ok(endpoint) => {
+                let same = |known: &Endpoint| {
+                    (&known.host, known.port, known.connect)
+                        == (&endpoint.host, endpoint.port, endpoint.connect)
+                };
+                if endpoints.iter().any(same) {
+                    let message = format!("`{endpoint}` is there already");
+                    outcome = Err(faults.value(&at, message, "take it out here"));
+                } else {
+                    endpoints.push(endpoint);
+                }
+            }
+            Err(refused) => outcome = Err(refused),
+        }
+    }
+    outcome.map(|()| endpoints)
+}
+
+fn endpoint(
+    raw: &TextOr<RawEndpoint>,
+    context: &Context<'_>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Endpoint, Refused> {
+    let default = context.defaults.within;
+    let raw = match raw {
+        TextOr::Text(text) => {
+            let (host, port) = host_port(text, at, faults)?;
+            return Ok(Endpoint { host, port, connect: None, within: default? });
+        }
+        TextOr::Full(raw) => raw,
+    };
+    let endpoint = match &raw.endpoint {
+        Some(text) => host_port(text, &at.key("endpoint"), faults),
+        None => {
+            let remedy = "add host and port: `endpoint: example.com:443`";
+            Err(faults.missing(at, &["endpoint"], "is missing", remedy))
+        }
+    };
+    let connect = raw.connect.as_ref().map(|text| match text.parse::<SocketAddr>() {
+        Ok(address) if address.port() != 0 => Ok(address),
+        _ => Err(faults.value(
+            &at.key("connect"),
+            format!("`{}` is no address with a port", text.escape_debug()),
+            "write it in quotes, such as `\"127.0.0.1:443\"` or `\"[::1]:443\"`",
+        )),
+    });
+    let within = raw.within.as_ref().map_or(default, |text| span(text, &at.key("within"), faults));
+    let (host, port) = endpoint?;
+    Ok(Endpoint { host, port, connect: connect.transpose()?, within: within? })
+}
+
+fn host_port(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<(Identifier, u16), Refused> {
+    let mut refuse = |what: String, remedy: &str| Err(faults.value(at, what, remedy));
+    let shown = text.escape_debug();
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, _))
+            if host.contains(':') && !(host.starts_with('[') && host.ends_with(']')) =>
+        {
+            let remedy = "put an IPv6 address in brackets: `\"[2001:db8::1]:443\"`";
+            return refuse(format!("`{shown}` cannot be taken apart into host and port"), remedy);
+        }
+        Some((host, port)) if !host.is_empty() => (host, port),
+        _ => {
+            let remedy = "write host and port, such as `example.com:443`";
+            return refuse(format!("`{shown}` has no host or no port"), remedy);
+        }
+    };
+    let port = match port.parse::<u16>() {
+        Ok(port) if port != 0 && !text.ends_with(&format!(":+{port}")) => port,
+        _ => {
+            let remedy = "give a port from 1 to 65535, such as `example.com:443`";
+            return refuse(format!("`{shown}` has no port that can be"), remedy);
+        }
+    };
+    match Identifier::parse(host) {
+        Ok(host) if host.is_wildcard() => {
+            let remedy = "name one host that a server answers for";
+            refuse(format!("`{host}` is a wildcard, and no host"), remedy)
+        }
+        Ok(host) => Ok((host, port)),
+        Err(error) => refuse(error.to_string(), "correct the host's name"),
+    }
+}
+
+const SUFFIXES: [&str; 6] = ["service", "socket", "target", "path", "timer", "scope"];

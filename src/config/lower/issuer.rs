@@ -1,0 +1,304 @@
+//! Issuers.
+
+use std::path::Path;
+
+use url::{Host, Url};
+
+use crate::config::fault::{At, Faults, Refused};
+use crate::config::lower::{each, path};
+use crate::config::nearest::{nearest, one_of};
+use crate::config::presets::{PRESETS, Preset, preset};
+use crate::config::raw::{RawEab, RawIssuer, RawProfile, Text, TextOr};
+use crate::config::{Eab, Issuer, Profile, SecretSource};
+use crate::name::{DnsName, Identifier, IssuerName};
+
+pub(super) fn issuer(
+    raw: &RawIssuer,
+    name: Result<IssuerName, Refused>,
+    base: &Path,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Issuer, Refused> {
+    let insecure_loopback = raw.insecure_loopback.unwrap_or_default();
+    let directory = directory(raw.directory.as_ref(), insecure_loopback, at, faults);
+    let terms = terms(raw.accept_terms, directory.as_ref().ok(), at, faults);
+    let field = at.key("ca_file");
+    let ca_file = raw.ca_file.as_ref().map(|text| path::file(text, base, &field, faults));
+    let field = at.key("allowed_hosts");
+    let allowed_hosts = each(raw.allowed_hosts.as_deref(), &field, faults, host);
+    let field = at.key("contact");
+    let contact = each(raw.contact.as_deref(), &field, faults, contact_url);
+    let eab = raw.eab.as_ref().map(|raw| eab(raw, base, &at.key("eab"), faults));
+    let profile = raw.profile.as_ref().map(|raw| profile(raw, &at.key("profile"), faults));
+    let field = at.key("proxy");
+    let proxy = raw.proxy.as_ref().map(|text| proxy_url(text, &field, faults));
+    terms?;
+    Ok(Issuer {
+        name: name?,
+        directory: directory?.url,
+        ca_file: ca_file.transpose()?,
+        insecure_loopback,
+        allowed_hosts: allowed_hosts?,
+        contact: contact?,
+        eab: eab.transpose()?,
+        profile: profile.transpose()?,
+        proxy: proxy.transpose()?,
+    })
+}
+
+/// A profile by its name alone, or as a map
+pub(super) fn profile(
+    raw: &TextOr<RawProfile>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Profile, Refused> {
+    let field = at.key("name");
+    let (text, at, required) = match raw {
+        TextOr::Text(text) => (text, at, false),
+        TextOr::Full(raw) => match &raw.name {
+            Some(text) => (text, &field, raw.required.unwrap_or_default()),
+            None => {
+                let remedy = "add `name`, such as `tlsserver`";
+                return Err(faults.missing(at, &["name"], "is missing", remedy));
+            }
+        },
+    };
+    let sound = !text.is_empty() && text.len() <= 100 && text.bytes().all(|b| b.is_ascii_graphic());
+    if !sound {
+        return Err(faults.value(
+            at,
+            format!("`{}` cannot be the name of a profile", text.escape_debug()),
+            "use a name from the CA's directory, `meta.profiles`",
+        ));
+    }
+    Ok(Profile { name: text.0.clone(), required })
+}
+
+struct Directory {
+    url: String,
+    preset: Option<&'static Preset>,
+}
+
+fn directory(
+    raw: Option<&Text>,
+    insecure_loopback: bool,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Directory, Refused> {
+    let Some(text) = raw else {
+        let remedy = format!("add `directory`: {} or the URL of one", one_of(preset_names()));
+        return Err(faults.missing(at, &["directory"], "is missing", remedy));
+    };
+    let at = at.key("directory");
+    if let Some(preset) = preset(text) {
+        return Ok(Directory { url: preset.directory.to_owned(), preset: Some(preset) });
+    }
+    if !text.contains("://") {
+        let known = one_of(preset_names());
+        let remedy = match nearest(text, preset_names()) {
+            Some(near) => format!("did you mean `{near}`? known are {known}, or give an URL"),
+            None => format!("known are {known}; for any other CA give its directory's https URL"),
+        };
+        let message = format!("`{}` is no CA that is known by name", text.escape_debug());
+        return Err(faults.value(&at, message, remedy));
+    }
+    let url = url(text, &at, faults)?;
+    match url.scheme() {
+        "https" => {}
+        "http" if !is_loopback(&url) => {
+            return Err(faults.value(
+                &at,
+                "is plain http to another host, where anyone between could pose as the CA",
+                "use https; for a private CA give its root as `ca_file`",
+            ));
+        }
+        "http" if !insecure_loopback => {
+            return Err(faults.value(
+                &at,
+                "is plain http",
+                "use https, or for a CA in a test add `insecure_loopback: true`",
+            ));
+        }
+        "http" => {}
+        _ => {
+            let message = format!("has the scheme `{}`", url.scheme());
+            return Err(faults.value(&at, message, "give the directory's https URL"));
+        }
+    }
+    let preset = PRESETS.iter().find(|preset| preset.directory == url.as_str());
+    Ok(Directory { url: url.into(), preset })
+}
+
+fn preset_names() -> impl Iterator<Item = &'static str> {
+    PRESETS.iter().map(|preset| preset.name)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// An URL with a host and without what would be a secret or is never sent
+fn url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<Url, Refused> {
+    let url = Url::parse(text)
+        .map_err(|error| faults.value(at, format!("is no URL: {error}"), "correct the URL"))?;
+    // The text is not repeated: it may hold a password.
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(faults.value(
+            at,
+            "has a user name or a password in it",
+            "leave it out; secrets are not written in this file",
+        ));
+    }
+    if url.host_str().is_none_or(str::is_empty) || url.fragment().is_some() {
+        return Err(faults.value(
+            at,
+            "has no host, or has a `#` part",
+            "give an URL such as `https://ca.internal/acme/directory`",
+        ));
+    }
+    Ok(url)
+}
+
+fn terms(
+    accepted: Option<bool>,
+    directory: Option<&Directory>,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<(), Refused> {
+    if accepted == Some(true) {
+        return Ok(());
+    }
+    let place = match directory {
+        Some(Directory { preset: Some(Preset { terms: Some(terms), .. }), .. }) => {
+            (*terms).to_owned()
+        }
+        Some(directory) => {
+            format!("the `meta.termsOfService` of {}, which `certkeep check` shows", directory.url)
+        }
+        None => "the `meta.termsOfService` of its directory".to_owned(),
+    };
+    let remedy =
+        format!("read the CA's terms, then write `accept_terms: true`; they are at {place}");
+    let message = "must be `true`: the CA issues nothing before its terms are accepted";
+    Err(match accepted {
+        None => faults.missing(at, &["accept_terms"], message, remedy),
+        Some(_) => faults.value(&at.key("accept_terms"), message, remedy),
+    })
+}
+
+fn host(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
+    let host = Identifier::parse(text).map_err(|error| {
+        faults.value(at, error.to_string(), "give a host name alone, without scheme and port")
+    })?;
+    if host.is_wildcard() {
+        let message = format!("`{host}` is a wildcard");
+        return Err(faults.value(at, message, "list the hosts one by one"));
+    }
+    Ok(host.to_string())
+}
+
+/// <https://www.rfc-editor.org/rfc/rfc8555#section-7.3>
+fn contact_url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
+    let mut refuse = |remedy: &str| {
+        let message = format!("`{}` is no e-mail address", text.escape_debug());
+        Err(faults.value(at, message, remedy))
+    };
+    if text.starts_with("mailto:") {
+        return refuse("leave `mailto:` out");
+    }
+    let Some((local, domain)) = text.rsplit_once('@') else {
+        return refuse("write it as `ops@example.com`");
+    };
+    let sound = |b: u8| b.is_ascii_alphanumeric() || b"!$&'*+-./=_~".contains(&b);
+    let Ok(domain) = DnsName::parse(domain) else {
+        return refuse("correct what is after the `@`");
+    };
+    if local.is_empty() || !local.bytes().all(sound) {
+        return refuse("use letters, digits and `.`, `-`, `_`, `+` before the `@`");
+    }
+    Ok(format!("mailto:{local}@{}", domain.as_str()))
+}
+
+fn eab(raw: &RawEab, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Eab, Refused> {
+    let key_id = match &raw.key_id {
+        Some(text) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) => {
+            Ok(text.0.clone())
+        }
+        Some(_) => Err(faults.value(
+            &at.key("key_id"),
+            "is empty, or has spaces or other characters that no key identifier has",
+            "copy it again from what the CA gave out",
+        )),
+        None => {
+            let remedy = "add the key identifier that the CA gave out";
+            Err(faults.missing(at, &["key_id"], "is missing", remedy))
+        }
+    };
+    let hmac_key = match (&raw.hmac_key_file, &raw.hmac_key_credential, &raw.hmac_key_env) {
+        (Some(file), None, None) => {
+            path::file(file, base, &at.key("hmac_key_file"), faults).map(SecretSource::File)
+        }
+        (None, Some(name), None) => {
+            credential(name, &at.key("hmac_key_credential"), faults).map(SecretSource::Credential)
+        }
+        (None, None, Some(name)) => {
+            environment(name, &at.key("hmac_key_env"), faults).map(SecretSource::Environment)
+        }
+        (None, None, None) => Err(faults.missing(
+            at,
+            &["hmac_key_file", "hmac_key_credential", "hmac_key_env"],
+            "it is not said where the MAC key is",
+            "put the key in a file of mode 0600 and name it as `hmac_key_file`",
+        )),
+        _ => Err(faults.value(
+            at,
+            "says more than once where the MAC key is",
+            "keep one of `hmac_key_file`, `hmac_key_credential` and `hmac_key_env`",
+        )),
+    };
+    Ok(Eab { key_id: key_id?, hmac_key: hmac_key? })
+}
+
+/// A file name, since systemd makes one of it
+fn credential(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
+    let sound = (1..=255).contains(&text.len())
+        && !matches!(&**text, "." | "..")
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@:+".contains(&b));
+    // Neither here nor below is the text repeated: it may be the key itself, put in the wrong place.
+    if sound {
+        return Ok(text.0.clone());
+    }
+    Err(faults.value(
+        at,
+        "is no name of a systemd credential",
+        "give the name that `LoadCredential=` of the unit has",
+    ))
+}
+
+fn environment(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
+    let sound = !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if sound {
+        return Ok(text.0.clone());
+    }
+    Err(faults.value(
+        at,
+        "is no name of an environment variable",
+        "give the variable's name, not the key",
+    ))
+}
+
+fn proxy_url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
+    let url = url(text, at, faults)?;
+    if !matches!(url.scheme(), "http" | "https") {
+        let message = format!("has the scheme `{}`", url.scheme());
+        return Err(faults.value(at, message, "give an `http://` or `https://` URL"));
+    }
+    Ok(url.into())
+}

@@ -1,0 +1,54 @@
+//! CAs that have a name.
+
+/// A public CA's ACME directory
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Preset {
+    /// What `directory:` calls it
+    pub(super) name: &'static str,
+    /// The URL of its directory
+    pub(super) directory: &'static str,
+    /// Where the CA publishes its terms; the directory's `meta.termsOfService` is the binding one
+    pub(super) terms: Option<&'static str>,
+}
+
+/// The preset of this name
+pub(super) fn preset(name: &str) -> Option<&'static Preset> {
+    PRESETS.iter().find(|preset| preset.name == name)
+}
+
+/// Every preset
+///
+/// SSL.com has a directory for each kind of key; ours is the one for the default, ECDSA.
+pub(super) const PRESETS: [Preset; 7] = [
+    Preset {
+        name: "letsencrypt",
+        directory: "https://acme-v02.api.letsencrypt.org/directory",
+        terms: Some("https://letsencrypt.org/repository/"),
+    },
+    Preset {
+        name: "letsencrypt-staging",
+        directory: "https://acme-staging-v02.api.letsencrypt.org/directory",
+        terms: Some("https://letsencrypt.org/repository/"),
+    },
+    Preset { name: "zerossl", directory: "https://acme.zerossl.com/v2/DV90", terms: None },
+    Preset {
+        name: "google",
+        directory: "https://dv.acme-v02.api.pki.goog/directory",
+        terms: Some("https://pki.goog/repository/"),
+    },
+    Preset {
+        name: "google-staging",
+        directory: "https://dv.acme-v02.test-api.pki.goog/directory",
+        terms: Some("https://pki.goog/repository/"),
+    },
+    Preset {
+        name: "sslcom",
+        directory: "https://acme.ssl.com/sslcom-dv-ecc",
+        terms: Some("https://www.ssl.com/repository/"),
+    },
+    Preset {
+        name: "actalis",
+        directory: "https://acme-api.actalis.com/acme/directory",
+        terms: None,
+    },
+];
