@@ -180,6 +180,24 @@ fn key_type(x509: &X509Certificate<'_>) -> Option<KeyType> {
     }
 }
 
+/// A certificate in a phrase for people: for whom, by whom, until when
+///
+/// Also for those that no CA would issue: what cannot be read is left out.
+pub fn describe(der: &[u8]) -> External {
+    let Ok(x509) = parse(der) else {
+        return External::new("something that is no certificate");
+    };
+    let names = x509.subject_alternative_name().ok().flatten();
+    let name = names.and_then(|names| names.value.general_names.iter().find_map(identifier));
+    let subject = match name {
+        Some(name) => name.to_string(),
+        None => x509.subject().to_string(),
+    };
+    let issuer = x509.issuer();
+    let until = Timestamp::from_seconds(x509.validity().not_after.timestamp());
+    External::new(format!("a certificate for `{subject}` by `{issuer}`, good until {until}"))
+}
+
 /// What renewal information is asked by
 ///
 /// <https://www.rfc-editor.org/rfc/rfc9773#section-4.1>
@@ -381,6 +399,23 @@ mod tests {
         assert!(matches!(check(&forged, &["a.test"], now()), CertError::Unlinked { position: 1 }));
         let long = Issued { chain: vec![good.chain[0].clone(); 11], key: good.key };
         assert!(matches!(check(&long, &["a.test"], now()), CertError::TooManyMembers(11)));
+    }
+
+    #[test]
+    fn any_certificate_can_be_described() {
+        let key = KeyPair::generate().unwrap();
+        let mut named = CertificateParams::new(vec!["b.test".into(), "a.test".into()]).unwrap();
+        named.not_after = time::OffsetDateTime::from_unix_timestamp(1_800_000_000).unwrap();
+        let mut nameless = CertificateParams::new(Vec::new()).unwrap();
+        nameless.not_after = named.not_after;
+        let describe = |params: CertificateParams| {
+            describe(params.self_signed(&key).unwrap().der()).to_string()
+        };
+        let rest = "by `CN=rcgen self signed cert`, good until 2027-01-15T08:00:00Z";
+        assert_eq!(describe(named), format!("a certificate for `b.test` {rest}"));
+        let expected = format!("a certificate for `CN=rcgen self signed cert` {rest}");
+        assert_eq!(describe(nameless), expected);
+        assert_eq!(super::describe(b"0").as_str(), "something that is no certificate");
     }
 
     #[test]

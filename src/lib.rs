@@ -21,3 +21,4 @@ pub mod token;
 // The shell: one room per outside world.
 pub mod deploy;
 pub mod store;
+pub mod probe;

@@ -1,0 +1,229 @@
+//! What an endpoint really serves.
+//!
+//! A handshake takes any certificate, whoever issued it, and then checks the signature that
+//! proves the server to have its key. So a certificate that is expired, self-signed or for
+//! another name is seen as it is.
+
+mod error;
+mod handshake;
+mod tally;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use tokio::net::lookup_host;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::cert::Fingerprint;
+use crate::config::Endpoint;
+use crate::failure::{Failure, Step};
+use crate::name::Identifier;
+use crate::text::External;
+
+pub use error::ProbeError;
+
+use handshake::Handshake;
+use tally::Tally;
+
+/// Looks at endpoints; made once and shared, cheap to clone
+#[derive(Clone, Debug)]
+pub struct Prober {
+    handshake: Handshake,
+}
+
+/// What one address of an endpoint did
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Served {
+    /// The address
+    pub address: SocketAddr,
+    /// The chain that it sent, or why there is none
+    pub outcome: Result<ServedChain, ProbeError>,
+}
+
+/// A chain that a server sent, having proven that it has the leaf's key
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServedChain {
+    /// SHA-256 of the leaf's DER
+    pub leaf: Fingerprint,
+    /// The certificates as sent, the leaf first
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The protocol of the handshake
+    pub protocol: Protocol,
+}
+
+/// The protocol of a handshake
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    /// TLS 1.2
+    Tls12,
+    /// TLS 1.3
+    Tls13,
+}
+
+/// The certificate that an endpoint is to serve, and the one that it served before
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// SHA-256 of the leaf that must be seen
+    pub leaf: Fingerprint,
+    /// SHA-256 of the leaf before it, for the words of a failure
+    pub previous: Option<Fingerprint>,
+}
+
+impl Prober {
+    /// With our TLS settings: 1.2 and 1.3, RSA and ECDSA, no ALPN, no resumption
+    pub fn new() -> Self {
+        Self { handshake: Handshake::new() }
+    }
+
+    /// Shake hands with every address of an endpoint, once
+    ///
+    /// The name, the connections and the handshakes have `limit` each, the latter two never more
+    /// than 5 s.
+    ///
+    /// # Errors
+    /// When the name has no address at all, or none can be found out.
+    pub async fn probe(
+        &self,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<Vec<Served>, ProbeError> {
+        let addresses = resolve(endpoint, limit).await?;
+        Ok(self.probe_each(&endpoint.host, addresses, limit).await)
+    }
+
+    /// Look at an endpoint until each of its addresses serves the leaf; returns how many they are
+    ///
+    /// The first look is at once, later ones after 50 ms, doubling up to 2 s, until the
+    /// endpoint's `within` is over. An address counts when two handshakes in a row, some time
+    /// apart, got the leaf: while a server reloads, old workers go on for a moment.
+    ///
+    /// # Errors
+    /// Names each address that does not serve it and what it does instead.
+    ///
+    /// ```no_run
+    /// use certkeep::probe::{Prober, Wanted};
+    /// # use certkeep::{cert::Fingerprint, config::Endpoint, name::Identifier};
+    ///
+    /// # async fn example(leaf: Fingerprint, previous: Fingerprint) {
+    /// let endpoint = Endpoint {
+    ///     host: Identifier::parse("example.com").unwrap(),
+    ///     port: 443,
+    ///     connect: Some("127.0.0.1:443".parse().unwrap()),
+    ///     within: std::time::Duration::from_secs(30),
+    /// };
+    /// match Prober::new().verify(&endpoint, Wanted { leaf, previous: Some(previous) }).await {
+    ///     Ok(addresses) => println!("served by {addresses} addresses"),
+    ///     Err(failure) => println!("{failure}"),
+    /// }
+    /// # }
+    /// ```
+    pub async fn verify(&self, endpoint: &Endpoint, wanted: Wanted) -> Result<usize, Failure> {
+        let deadline = Instant::now() + endpoint.within;
+        let mut tally = Tally::new(endpoint, wanted);
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.look(&mut tally, left.max(SHORTEST_LOOK)).await;
+            if let Some(addresses) = tally.live() {
+                return Ok(addresses);
+            }
+            // Where the certificate came in time, its confirmation may come later.
+            let confirming = tally.is_confirming();
+            let end = if confirming { deadline + CONFIRMATION } else { deadline };
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Failure::retry(Step::Verify, tally.to_string()));
+            }
+            if confirming {
+                pause = FIRST_PAUSE;
+            }
+            sleep(pause.min(left)).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Ask the addresses that are not settled yet
+    async fn look(&self, tally: &mut Tally<'_>, limit: Duration) {
+        if tally.needs_addresses() {
+            tally.resolved(resolve(tally.endpoint(), limit).await);
+        }
+        let open = tally.open();
+        for served in self.probe_each(&tally.endpoint().host, open, limit).await {
+            tally.take(served);
+        }
+    }
+
+    async fn probe_each(
+        &self,
+        host: &Identifier,
+        addresses: Vec<SocketAddr>,
+        limit: Duration,
+    ) -> Vec<Served> {
+        let mut waiting = addresses.into_iter();
+        let mut running = JoinSet::new();
+        let mut served = Vec::with_capacity(waiting.len());
+        loop {
+            for address in waiting.by_ref().take(AT_ONCE - running.len()) {
+                let (handshake, host) = (self.handshake.clone(), host.clone());
+                running.spawn(async move {
+                    let outcome = handshake.with(&host, address, limit).await;
+                    Served { address, outcome }
+                });
+            }
+            match running.join_next().await {
+                Some(Ok(one)) => served.push(one),
+                Some(Err(error)) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+                None => break,
+            }
+        }
+        served.sort_unstable_by_key(|one| one.address);
+        served
+    }
+}
+
+impl Default for Prober {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Every address of an endpoint, each once
+async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<SocketAddr>, ProbeError> {
+    let name = match (&endpoint.connect, &endpoint.host) {
+        (Some(address), _) => return Ok(vec![*address]),
+        (None, Identifier::Ip(address)) => return Ok(vec![(*address, endpoint.port).into()]),
+        (None, Identifier::Dns(name)) => name.as_str(),
+    };
+    let found = match timeout(limit.min(RESOLVE), lookup_host((name, endpoint.port))).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(error)) => return Err(ProbeError::Unresolved(External::new(error.to_string()))),
+        Err(_elapsed) => return Err(ProbeError::Unresolved(External::new("no answer"))),
+    };
+    let addresses: BTreeSet<_> = found.collect();
+    if addresses.is_empty() { Err(ProbeError::NoAddress) } else { Ok(Vec::from_iter(addresses)) }
+}
+
+/// The pause between the first look and the second, and before a confirmation
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest pause between looks
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The least that a look is given, also right before the deadline
+const SHORTEST_LOOK: Duration = Duration::from_secs(1);
+
+/// How long after the deadline a confirmation is waited for
+const CONFIRMATION: Duration = Duration::from_secs(1);
+
+/// How long a resolver is waited for: twice what it waits for one server
+const RESOLVE: Duration = Duration::from_secs(10);
+
+/// How many addresses are asked at once
+const AT_ONCE: usize = 16;

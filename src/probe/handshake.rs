@@ -1,0 +1,164 @@
+//! One handshake with one address.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
+    verify_tls13_signature,
+};
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::{ProbeError, Protocol, ServedChain};
+use crate::cert::Fingerprint;
+use crate::name::Identifier;
+use crate::text::External;
+
+/// What every handshake has in common
+#[derive(Clone, Debug)]
+pub(super) struct Handshake {
+    provider: Arc<CryptoProvider>,
+    /// The verifier in it is replaced for each handshake
+    config: ClientConfig,
+}
+
+impl Handshake {
+    pub(super) fn new() -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let nobody = Arc::new(Witness::new(provider.signature_verification_algorithms));
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[&TLS13, &TLS12])
+            .expect("the provider has cipher suites for both versions")
+            .dangerous()
+            .with_custom_certificate_verifier(nobody)
+            .with_no_client_auth();
+        // A resumed session would show the certificate of the session, and none at all.
+        config.resumption = Resumption::disabled();
+        Self { provider, config }
+    }
+
+    /// Connect, shake hands, and tell the chain that the server proved to have the key of
+    pub(super) async fn with(
+        &self,
+        host: &Identifier,
+        address: SocketAddr,
+        limit: Duration,
+    ) -> Result<ServedChain, ProbeError> {
+        let name = server_name(host)?;
+        let stream = match timeout(limit.min(CONNECT), TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(ProbeError::connection(&error)),
+            Err(_elapsed) => return Err(ProbeError::Silent),
+        };
+        let witness = Arc::new(Witness::new(self.provider.signature_verification_algorithms));
+        let mut config = self.config.clone();
+        config.dangerous().set_certificate_verifier(Arc::<Witness>::clone(&witness));
+        let connector = TlsConnector::from(Arc::new(config));
+        match timeout(limit.min(HANDSHAKE), connector.connect(name, stream)).await {
+            Ok(Ok(mut stream)) => {
+                // The proof is made; a server that is gone by now changes nothing about it.
+                timeout(FAREWELL, stream.shutdown()).await.ok();
+                witness.chain().ok_or(ProbeError::Closed)
+            }
+            // TLS 1.2 wants a certificate of ours only after the server has proven its own.
+            Ok(Err(error)) => match (ProbeError::handshake(&error), witness.chain()) {
+                (ProbeError::Alert(_), Some(chain)) => Ok(chain),
+                (error, _) => Err(error),
+            },
+            Err(_elapsed) => Err(ProbeError::SilentHandshake),
+        }
+    }
+}
+
+/// For an address this makes no SNI
+///
+/// <https://www.rfc-editor.org/rfc/rfc6066#section-3>
+fn server_name(host: &Identifier) -> Result<ServerName<'static>, ProbeError> {
+    match host {
+        Identifier::Ip(address) => Ok(ServerName::from(*address)),
+        Identifier::Dns(name) => ServerName::try_from(name.as_str().to_owned())
+            .map_err(|error| ProbeError::Tls(External::new(error.to_string()))),
+    }
+}
+
+/// Takes any chain, keeps it, and sees to it that the server has the leaf's key
+#[derive(Debug)]
+struct Witness {
+    algorithms: WebPkiSupportedAlgorithms,
+    sent: OnceLock<Vec<CertificateDer<'static>>>,
+    proven: OnceLock<Protocol>,
+}
+
+impl Witness {
+    const fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { algorithms, sent: OnceLock::new(), proven: OnceLock::new() }
+    }
+
+    /// The chain, once the server has proven to have the leaf's key
+    fn chain(&self) -> Option<ServedChain> {
+        let (chain, protocol) = (self.sent.get()?, *self.proven.get()?);
+        let leaf = Fingerprint::of(chain.first()?);
+        Some(ServedChain { leaf, chain: chain.clone(), protocol })
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.sent.get_or_init(|| {
+            let chain = std::iter::once(end_entity).chain(intermediates);
+            chain.map(|certificate| certificate.clone().into_owned()).collect()
+        });
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let valid = verify_tls12_signature(message, certificate, signature, &self.algorithms)?;
+        self.proven.get_or_init(|| Protocol::Tls12);
+        Ok(valid)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let valid = verify_tls13_signature(message, certificate, signature, &self.algorithms)?;
+        self.proven.get_or_init(|| Protocol::Tls13);
+        Ok(valid)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// How long a connection may take
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a handshake may take
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How long saying goodbye may take
+const FAREWELL: Duration = Duration::from_millis(100);

@@ -1,0 +1,379 @@
+//! What endpoints serve, asked of real TLS servers.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use certkeep::cert::Fingerprint;
+use certkeep::config::Endpoint;
+use certkeep::failure::{FailureClass, Step};
+use certkeep::name::Identifier;
+use certkeep::probe::{ProbeError, Prober, Protocol, Wanted};
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
+    SignatureAlgorithm,
+};
+use rustls::crypto::aws_lc_rs::default_provider;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls_pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+/// A certificate with its key, as a server holds them
+#[derive(Clone, Debug)]
+struct Pair {
+    leaf: Fingerprint,
+    certified: Arc<CertifiedKey>,
+}
+
+impl Pair {
+    fn new(name: &str) -> Self {
+        Self::with(name, &PKCS_ECDSA_P256_SHA256, |_| ())
+    }
+
+    fn with(
+        name: &str,
+        algorithm: &'static SignatureAlgorithm,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Self {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        change(&mut params);
+        let key = KeyPair::generate_for(algorithm).unwrap();
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let key = default_provider().key_provider.load_private_key(key).unwrap();
+        let leaf = Fingerprint::of(&certificate);
+        Self { leaf, certified: Arc::new(CertifiedKey::new(vec![certificate], key)) }
+    }
+
+    /// This certificate, with the key of another
+    fn with_key_of(&self, other: &Self) -> Self {
+        let (chain, key) = (self.certified.cert.clone(), Arc::clone(&other.certified.key));
+        Self { leaf: self.leaf, certified: Arc::new(CertifiedKey::new(chain, key)) }
+    }
+}
+
+/// What a server does with a connection
+enum Does {
+    Close,
+    KeepSilent,
+    Refuse,
+    Say(&'static str),
+    Serve(Pair),
+}
+
+type Plan = Arc<dyn Fn(usize) -> Does + Send + Sync>;
+
+#[derive(Debug)]
+struct Resolver {
+    pair: Option<Pair>,
+    asked_for: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+impl ResolvesServerCert for Resolver {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.asked_for.lock().unwrap().push(hello.server_name().map(ToOwned::to_owned));
+        self.pair.as_ref().map(|pair| Arc::clone(&pair.certified))
+    }
+}
+
+/// Accepts connections until dropped
+struct Server {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+    asked_for: Arc<Mutex<Vec<Option<String>>>>,
+    _tasks: JoinSet<()>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientCertificate {
+    Required,
+    Unasked,
+}
+
+impl Server {
+    async fn start(plan: impl Fn(usize) -> Does + Send + Sync + 'static) -> Self {
+        Self::on("127.0.0.1:0", plan).await
+    }
+
+    async fn on(address: &str, plan: impl Fn(usize) -> Does + Send + Sync + 'static) -> Self {
+        let both = vec![&TLS12, &TLS13];
+        Self::with(address, both, ClientCertificate::Unasked, Arc::new(plan)).await
+    }
+
+    async fn with(
+        address: &str,
+        versions: Vec<&'static SupportedProtocolVersion>,
+        client: ClientCertificate,
+        plan: Plan,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (connections, asked_for) = (Arc::<AtomicUsize>::default(), Arc::default());
+        let (count, names) = (Arc::clone(&connections), Arc::clone(&asked_for));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut silent = Vec::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let pair = match plan(count.fetch_add(1, Ordering::SeqCst)) {
+                    Does::Close => continue,
+                    Does::KeepSilent => {
+                        silent.push(stream);
+                        continue;
+                    }
+                    Does::Say(text) => {
+                        say(stream, text).await;
+                        continue;
+                    }
+                    Does::Refuse => None,
+                    Does::Serve(pair) => Some(pair),
+                };
+                let resolver = Resolver { pair, asked_for: Arc::clone(&names) };
+                let acceptor =
+                    TlsAcceptor::from(Arc::new(server_config(&versions, client, resolver)));
+                // The probe hangs up when it has seen enough.
+                if let Ok(mut stream) = acceptor.accept(stream).await {
+                    stream.shutdown().await.ok();
+                }
+            }
+        });
+        Self { address, connections, asked_for, _tasks: tasks }
+    }
+
+    fn endpoint(&self, host: &str, within: Duration) -> Endpoint {
+        let host = Identifier::parse(host).unwrap();
+        Endpoint { host, port: 1, connect: Some(self.address), within }
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+}
+
+async fn say(mut stream: TcpStream, text: &str) {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    // What was not read would reset the connection, and the text with it.
+    stream.read(&mut [0; 4096]).await.unwrap();
+}
+
+fn server_config(
+    versions: &[&'static SupportedProtocolVersion],
+    client: ClientCertificate,
+    resolver: Resolver,
+) -> ServerConfig {
+    let provider = Arc::new(default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
+    let builder = builder.with_protocol_versions(versions).unwrap();
+    if client == ClientCertificate::Unasked {
+        return builder.with_no_client_auth().with_cert_resolver(Arc::new(resolver));
+    }
+    let authority = Pair::with("ca.test", &PKCS_ECDSA_P256_SHA256, |params| {
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    });
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certified.cert[0].clone()).unwrap();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    builder.with_client_cert_verifier(verifier.unwrap()).with_cert_resolver(Arc::new(resolver))
+}
+
+async fn outcome(server: &Server, host: &str) -> Result<(Fingerprint, Protocol), ProbeError> {
+    let endpoint = server.endpoint(host, Duration::ZERO);
+    let [served] = Prober::new().probe(&endpoint, PATIENCE).await.unwrap().try_into().unwrap();
+    assert_eq!(served.address, server.address);
+    served.outcome.map(|chain| {
+        assert_eq!(Fingerprint::of(&chain.chain[0]), chain.leaf);
+        (chain.leaf, chain.protocol)
+    })
+}
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn any_certificate_is_seen_as_it_is() {
+    let past = rcgen::date_time_ymd(2020, 1, 1);
+    let pairs = [
+        ("fitting", Pair::new("a.test")),
+        ("of another name", Pair::new("b.test")),
+        ("expired", Pair::with("a.test", &PKCS_ECDSA_P256_SHA256, |p| p.not_after = past)),
+        ("RSA", Pair::with("a.test", &PKCS_RSA_SHA256, |_| ())),
+    ];
+    let versions = [(&TLS12, Protocol::Tls12), (&TLS13, Protocol::Tls13)];
+    for (what, pair) in pairs {
+        for (version, protocol) in versions {
+            for client in [ClientCertificate::Unasked, ClientCertificate::Required] {
+                let serving = pair.clone();
+                let plan: Plan = Arc::new(move |_| Does::Serve(serving.clone()));
+                let server = Server::with("127.0.0.1:0", vec![version], client, plan).await;
+                let seen = outcome(&server, "a.test").await;
+                assert_eq!(seen, Ok((pair.leaf, protocol)), "{what}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_name_is_asked_for_and_an_address_is_not() {
+    let pair = Pair::new("a.test");
+    let server = Server::start(move |_| Does::Serve(pair.clone())).await;
+    outcome(&server, "bücher.test").await.unwrap();
+    outcome(&server, "127.0.0.1").await.unwrap();
+    let expected = [Some("xn--bcher-kva.test".to_owned()), None];
+    assert_eq!(*server.asked_for.lock().unwrap(), expected);
+}
+
+#[tokio::test]
+async fn a_chain_without_its_key_proves_nothing() {
+    let stolen = Pair::new("a.test").with_key_of(&Pair::new("thief.test"));
+    let server = Server::start(move |_| Does::Serve(stolen.clone())).await;
+    let seen = outcome(&server, "a.test").await;
+    assert!(matches!(seen, Err(ProbeError::Tls(_))), "{seen:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_handshake_is_told_apart() {
+    let server = Server::start(|_| Does::Close).await;
+    assert_eq!(outcome(&server, "a.test").await, Err(ProbeError::Closed));
+    let server = Server::start(|_| Does::Say("HTTP/1.1 400 Bad Request\r\n\r\n")).await;
+    assert_eq!(outcome(&server, "a.test").await, Err(ProbeError::NotTls));
+    let server = Server::start(|_| Does::Refuse).await;
+    let seen = outcome(&server, "a.test").await;
+    assert!(matches!(seen, Err(ProbeError::Alert(_))), "{seen:?}");
+
+    let server = Server::start(|_| Does::KeepSilent).await;
+    let endpoint = server.endpoint("a.test", Duration::ZERO);
+    let seen = Prober::new().probe(&endpoint, Duration::from_millis(200)).await.unwrap();
+    assert_eq!(seen[0].outcome, Err(ProbeError::SilentHandshake));
+}
+
+#[tokio::test]
+async fn nobody_listening_is_told_with_the_address() {
+    // Bound and not listening, so that nobody else can listen there.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    let host = Identifier::parse("127.0.0.1").unwrap();
+    let within = Duration::from_millis(100);
+    let endpoint = Endpoint { host, port: address.port(), connect: None, within };
+    let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
+    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    assert_eq!((failure.step, &failure.class), (Step::Verify, &FailureClass::Retry));
+    let expected = format!("{address} refuses the connection");
+    assert!(failure.summary.as_str().ends_with(&expected), "{failure}");
+}
+
+#[tokio::test]
+async fn a_name_that_does_not_exist_is_told() {
+    let host = Identifier::parse("nowhere.invalid").unwrap();
+    let endpoint = Endpoint { host, port: 443, connect: None, within: Duration::ZERO };
+    let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
+    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    assert!(failure.summary.as_str().starts_with("nowhere.invalid:443 cannot be resolved: "));
+}
+
+#[tokio::test]
+async fn a_server_that_takes_the_certificate_over_late_is_live() {
+    let (old, new) = (Pair::new("a.test"), Pair::new("a.test"));
+    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    // Old, refused and closed connections, and a new worker beside an old one, as in a reload.
+    let server = Server::start(move |i| match i {
+        0 | 3 => Does::Serve(old.clone()),
+        1 => Does::Close,
+        _ => Does::Serve(new.clone()),
+    })
+    .await;
+    let endpoint = server.endpoint("a.test", PATIENCE);
+    assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
+    assert_eq!(server.connections(), 6, "old, closed, new, old, new, new");
+}
+
+#[tokio::test]
+async fn a_server_that_has_it_already_is_asked_twice() {
+    let pair = Pair::new("a.test");
+    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    let server = Server::start(move |_| Does::Serve(pair.clone())).await;
+    let started = Instant::now();
+    let endpoint = server.endpoint("a.test", Duration::ZERO);
+    assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
+    assert_eq!(server.connections(), 2);
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_server_that_keeps_or_changes_back_is_never_live() {
+    let (old, new) = (Pair::new("old.test"), Pair::new("new.test"));
+    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    let within = Duration::from_millis(400);
+    let serving = old.clone();
+    let server = Server::start(move |_| Does::Serve(serving.clone())).await;
+    let started = Instant::now();
+    let verify = Prober::new().verify(&server.endpoint("a.test", within), wanted).await;
+    let failure = verify.unwrap_err();
+    assert!(started.elapsed() >= within, "{:?}", started.elapsed());
+    let text = failure.summary.as_str();
+    let expected = [
+        "a.test:1 does not serve the certificate",
+        &format!("{} still serves the one before: a certificate for `old.test`", server.address),
+    ];
+    assert!(expected.iter().all(|part| text.contains(part)), "{text}");
+
+    let server = Server::start(move |i| Does::Serve([&new, &old][i % 2].clone())).await;
+    let verify = Prober::new().verify(&server.endpoint("a.test", within), wanted).await;
+    verify.unwrap_err();
+}
+
+#[tokio::test]
+async fn one_stale_address_of_a_name_is_named_and_keeps_it_from_being_live() {
+    let (old, new) = (Pair::new("old.test"), Pair::new("new.test"));
+    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    // 127.0.0.1 and, where there is IPv6, ::1.
+    let mut addresses: Vec<_> = lookup_host("localhost:0").await.unwrap().collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    let stale = *addresses.last().unwrap();
+    let serving = old.clone();
+    let stale = Server::on(&stale.to_string(), move |_| Does::Serve(serving.clone())).await;
+    addresses.pop();
+    let mut fresh = Vec::new();
+    for mut address in addresses {
+        let serving = new.clone();
+        address.set_port(stale.address.port());
+        let plan = move |_| Does::Serve(serving.clone());
+        fresh.push(Server::on(&address.to_string(), plan).await);
+    }
+    let host = Identifier::parse("localhost").unwrap();
+    let within = Duration::from_millis(300);
+    let endpoint = Endpoint { host, port: stale.address.port(), connect: None, within };
+    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    let text = failure.summary.as_str();
+    assert!(text.contains(&format!("{} still serves the one before", stale.address)), "{text}");
+    for server in fresh {
+        assert!(!text.contains(&server.address.to_string()), "{text}");
+        assert_eq!(server.connections(), 2);
+    }
+}
+
+#[tokio::test]
+async fn many_endpoints_are_verified_with_one_prober_at_once() {
+    let pair = Pair::new("a.test");
+    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    let server = Server::start(move |_| Does::Serve(pair.clone())).await;
+    let prober = Prober::new();
+    let mut checks = JoinSet::new();
+    for _ in 0..50 {
+        let (prober, endpoint) = (prober.clone(), server.endpoint("a.test", PATIENCE));
+        checks.spawn(async move { prober.verify(&endpoint, wanted).await });
+    }
+    for end in checks.join_all().await {
+        assert_eq!(end, Ok(1));
+    }
+    assert_eq!(server.connections(), 100);
+}
