@@ -1,0 +1,95 @@
+//! What the end-to-end tests share: real peers, and the compiled binary.
+//!
+//! A peer that is missing fails the test that needs it; `tests/peers` puts it there. Every peer
+//! ends with the value that stands for it. Nothing here sleeps and hopes: [`wait_until`] looks
+//! again until a deadline.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test")]
+
+pub(crate) mod client;
+pub(crate) mod http;
+pub(crate) mod nginx;
+pub(crate) mod pair;
+pub(crate) mod pebble;
+pub(crate) mod process;
+pub(crate) mod site;
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// How long something may take that usually takes a moment, on a machine that is busy
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A directory of this test's own, on a real disk, gone with the value
+pub(crate) fn folder() -> TempDir {
+    tempfile::Builder::new().prefix("certkeep-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A loopback address that nothing else uses
+///
+/// Peers and certkeep listen on it. Connections leave from 127.0.0.1, so none of them can take a
+/// port here between the moment that it is chosen and the moment that it is bound.
+pub(crate) fn loopback() -> IpAddr {
+    let [a, b, c, ..] = RandomState::new().build_hasher().finish().to_le_bytes();
+    Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254)).into()
+}
+
+/// A port that is free at this address now
+pub(crate) fn free_port(address: IpAddr) -> u16 {
+    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Look until there is something to see
+///
+/// # Panics
+///
+/// When there is nothing within this time, naming `what`.
+#[track_caller]
+pub(crate) fn wait_until<T>(
+    what: &str,
+    within: Duration,
+    mut look: impl FnMut() -> Option<T>,
+) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < deadline, "not within {within:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Where a program is that the tests need
+pub(crate) fn program(name: &str) -> PathBuf {
+    let unpacked = target().join("pebble/usr/bin");
+    [&unpacked, Path::new("/usr/bin"), Path::new("/usr/sbin"), Path::new("/bin")]
+        .iter()
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("{name} is missing: run tests/peers"))
+}
+
+/// Cargo's target directory, where `tests/peers` leaves what it fetched
+pub(crate) fn target() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned()
+}
+
+/// Write a file as it is
+#[expect(clippy::disallowed_methods, reason = "no power fails in a test's own directory")]
+pub(crate) fn write(path: impl AsRef<Path>, text: impl AsRef<[u8]>) {
+    std::fs::write(path.as_ref(), text)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()));
+}
+
+/// Read a file whole
+#[track_caller]
+pub(crate) fn read(path: impl AsRef<Path>) -> String {
+    std::fs::read_to_string(path.as_ref())
+        .unwrap_or_else(|error| panic!("{}: {error}", path.as_ref().display()))
+}

@@ -1,0 +1,82 @@
+//! What others think of a certificate and a key on disk: OpenSSL and nginx.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use certkeep::cert::Leaf;
+
+use super::{nginx, program, read};
+
+/// A certificate with its chain and its key, in two files
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    /// The leaf and the intermediates
+    pub(crate) fullchain: PathBuf,
+    /// The key
+    pub(crate) key: PathBuf,
+}
+
+impl Pair {
+    /// The pair in a directory that certkeep lays out
+    pub(crate) fn in_dir(folder: &Path) -> Self {
+        Self { fullchain: folder.join("fullchain.pem"), key: folder.join("privkey.pem") }
+    }
+
+    /// The leaf
+    #[track_caller]
+    pub(crate) fn leaf(&self) -> Leaf {
+        Leaf::from_pem(read(&self.fullchain).as_bytes()).unwrap()
+    }
+
+    /// The leaf alone, PEM
+    #[track_caller]
+    pub(crate) fn leaf_pem(&self) -> String {
+        let chain = read(&self.fullchain);
+        let end = chain.find(END).unwrap() + END.len();
+        format!("{}\n", &chain[..end])
+    }
+
+    /// How many certificates there are in the chain, with the leaf
+    #[track_caller]
+    pub(crate) fn length(&self) -> usize {
+        read(&self.fullchain).matches(END).count()
+    }
+
+    /// Fail unless key and leaf belong together and nginx would load them
+    #[track_caller]
+    pub(crate) fn assert_sound(&self) {
+        let of_leaf = openssl(&["x509", "-noout", "-pubkey", "-in"], &self.fullchain);
+        let of_key = openssl(&["pkey", "-pubout", "-in"], &self.key);
+        assert_eq!(of_leaf, of_key, "key and certificate do not match: {self:?}");
+        nginx::loads(&self.fullchain, &self.key).unwrap();
+    }
+
+    /// Fail unless the chain leads to this root, PEM
+    #[track_caller]
+    pub(crate) fn assert_leads_to(&self, root: &str) {
+        let folder = super::folder();
+        let root_file = folder.path().join("root.pem");
+        super::write(&root_file, root);
+        let verify = ["verify", "-CAfile", root_file.to_str().unwrap(), "-untrusted"];
+        let chain = self.fullchain.to_str().unwrap();
+        openssl(&[&verify[..], &[chain]].concat(), &self.fullchain);
+    }
+
+    /// Lay down a pair that nobody issued, so that a server can start
+    pub(crate) fn placeholder(&self, name: &str) {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+        super::write(&self.fullchain, leaf.self_signed(&key).unwrap().pem());
+        super::write(&self.key, key.serialize_pem());
+    }
+}
+
+const END: &str = "-----END CERTIFICATE-----";
+
+#[track_caller]
+fn openssl(arguments: &[&str], file: &Path) -> String {
+    let output = Command::new(program("openssl")).args(arguments).arg(file).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "openssl {arguments:?} {}: {said}", file.display());
+    String::from_utf8(output.stdout).unwrap()
+}
