@@ -6,7 +6,8 @@
 //! Below the state directory:
 //!
 //! ```text
-//! lock                                      who runs the agent
+//! run.lock                                  the agent that stays
+//! lock                                      who works, shared; or who cleans up, alone
 //! accounts/<host>-<8 hex>/account.json      an account at a CA
 //! certificates/<name>/lock                  who works on it
 //! certificates/<name>/generations/000007/   key.pem chain.pem meta.json
@@ -40,6 +41,7 @@ mod observe;
 mod original;
 mod owner;
 mod pair;
+mod plain;
 mod prepare;
 mod published;
 mod record;
@@ -51,6 +53,7 @@ pub use error::StoreError;
 pub use generation::NewGeneration;
 pub use install::Reconciled;
 pub use lock::{Lock, LockMode};
+pub use plain::write_public;
 pub use published::PublishedId;
 
 /// The state directory; a clone is the same store

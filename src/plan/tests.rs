@@ -12,7 +12,7 @@ use crate::config::{
 use crate::failure::{Failure, Step};
 use crate::name::Identifier;
 use crate::record::{
-    GenerationMeta, IssuedRecord, Origin, RenewalInfo, SuggestedWindow, TargetRecord, VERSION,
+    Digests, GenerationMeta, IssuedRecord, Origin, RenewalInfo, SuggestedWindow, TargetRecord, VERSION,
 };
 
 const DAY: u64 = 86_400;
@@ -100,6 +100,7 @@ fn held(number: u32, from: Timestamp, lifetime: Duration) -> Held {
             }),
             staged_at: from,
             version: VERSION,
+            digests: Digests { key: fingerprint, chain: fingerprint },
         },
         leaf: Leaf {
             fingerprint,

@@ -27,15 +27,24 @@ pub enum LockMode {
 }
 
 impl Store {
-    /// Take the lock of the whole store; `None` when somebody else holds it
-    ///
-    /// `run` takes it exclusively, `renew` and its like share it.
+    /// Take the lock of the agent that stays, of which there is one; `None`: another one runs
     ///
     /// # Errors
     /// When the lock file cannot be made.
-    pub fn lock_agent(&self, mode: LockMode) -> Result<Option<Lock>, StoreError> {
+    pub fn lock_run(&self) -> Result<Option<Lock>, StoreError> {
         self.writable()?;
-        lock(&ensure_root(&self.0.root)?, mode)
+        lock(&ensure_root(&self.0.root)?, "run.lock", LockMode::Exclusive)
+    }
+
+    /// Take the lock of the whole store; `None` when somebody else holds it
+    ///
+    /// Whoever works shares it; whoever has it alone may clean up after everybody.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made.
+    pub fn lock_store(&self, mode: LockMode) -> Result<Option<Lock>, StoreError> {
+        self.writable()?;
+        lock(&ensure_root(&self.0.root)?, LOCK, mode)
     }
 
     /// Take the lock of one certificate; `None` when somebody else holds it
@@ -43,7 +52,7 @@ impl Store {
     /// # Errors
     /// When the lock file cannot be made.
     pub fn lock_certificate(&self, name: &CertName) -> Result<Option<Lock>, StoreError> {
-        lock(&self.ensure_certificate_dir(name)?, LockMode::Exclusive)
+        lock(&self.ensure_certificate_dir(name)?, LOCK, LockMode::Exclusive)
     }
 
     /// Take the lock of one account, so that it is registered once; `None` when it is held
@@ -56,14 +65,14 @@ impl Store {
         eab_key_id: Option<&str>,
     ) -> Result<Option<Lock>, StoreError> {
         let id = super::record::account_id(directory, eab_key_id);
-        lock(&self.ensure(&[ACCOUNTS, &id], 0o700)?, LockMode::Exclusive)
+        lock(&self.ensure(&[ACCOUNTS, &id], 0o700)?, LOCK, LockMode::Exclusive)
     }
 }
 
-fn lock(dir: &Dir, mode: LockMode) -> Result<Option<Lock>, StoreError> {
+fn lock(dir: &Dir, name: &str, mode: LockMode) -> Result<Option<Lock>, StoreError> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = fs::openat(dir.fd(), "lock", flags, Mode::RUSR | Mode::WUSR)
-        .map_err(|errno| dir.error("open", "lock", errno))?;
+    let file = fs::openat(dir.fd(), name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|errno| dir.error("open", name, errno))?;
     let operation = match mode {
         LockMode::Exclusive => FlockOperation::NonBlockingLockExclusive,
         LockMode::Shared => FlockOperation::NonBlockingLockShared,
@@ -71,9 +80,11 @@ fn lock(dir: &Dir, mode: LockMode) -> Result<Option<Lock>, StoreError> {
     match fs::flock(&file, operation) {
         Ok(()) => Ok(Some(Lock { _file: file })),
         Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(errno) => Err(dir.error("lock", "lock", errno)),
+        Err(errno) => Err(dir.error("lock", name, errno)),
     }
 }
+
+const LOCK: &str = "lock";
 
 #[cfg(test)]
 mod tests {
@@ -84,12 +95,12 @@ mod tests {
     fn who_holds_a_lock_keeps_others_out_and_sharers_share() {
         let place = fixture::place();
         let store = place.store();
-        let shared = store.lock_agent(LockMode::Shared).unwrap().unwrap();
-        let another = store.lock_agent(LockMode::Shared).unwrap().unwrap();
-        assert!(store.lock_agent(LockMode::Exclusive).unwrap().is_none());
+        let shared = store.lock_store(LockMode::Shared).unwrap().unwrap();
+        let another = store.lock_store(LockMode::Shared).unwrap().unwrap();
+        assert!(store.lock_store(LockMode::Exclusive).unwrap().is_none());
         drop((shared, another));
-        let exclusive = store.lock_agent(LockMode::Exclusive).unwrap().unwrap();
-        assert!(store.lock_agent(LockMode::Shared).unwrap().is_none());
+        let exclusive = store.lock_store(LockMode::Exclusive).unwrap().unwrap();
+        assert!(store.lock_store(LockMode::Shared).unwrap().is_none());
         drop(exclusive);
 
         let name = fixture::name("a.test");
