@@ -48,7 +48,7 @@ mod record;
 mod recover;
 mod walk;
 
-use dir::{Attributes, Dir};
+use dir::Dir;
 pub use error::StoreError;
 pub use generation::NewGeneration;
 pub use install::Reconciled;
@@ -80,11 +80,10 @@ impl Store {
     /// container would empty it and `allow_volatile_state` is off.
     pub fn open(config: &Config) -> Result<Self, StoreError> {
         let root = absolute(&config.state_dir);
-        let dir = ensure_root(&root)?;
-        let stat =
-            fs::fstat(dir.fd()).map_err(|errno| StoreError::system("look at", &root, errno))?;
-        walk::check_directory(&root, &stat, 0)?;
-        if stat.st_mode & 0o022 != 0 {
+        ensure_root(&root)?;
+        let dir = walk::walk(&root, 0)?;
+        let stat = dir.attributes()?;
+        if stat.mode & 0o022 != 0 {
             return Err(StoreError::refused(
                 &root,
                 "may be written by others than its owner",
@@ -95,14 +94,15 @@ impl Store {
             check_lasting(&dir)?;
         }
         // Servers reach their files in `deployed` through it.
-        let mode = Attributes::of(&stat).mode;
-        if mode & 0o111 != 0o111 {
-            dir.set_mode(mode | 0o111)?;
+        if stat.mode & 0o111 != 0o111 && stat.uid == dir::ourselves().0 {
+            dir.set_mode(stat.mode | 0o111)?;
         }
-        for (name, mode) in
-            [(ACCOUNTS, 0o700), (CERTIFICATES, 0o700), (DEPLOYED, 0o711), (PUBLISHED, 0o700)]
-        {
-            dir.ensure_child(name, mode)?;
+        dir.ensure_child(DEPLOYED, 0o711)?;
+        for name in [ACCOUNTS, CERTIFICATES, PUBLISHED] {
+            let child = dir.ensure_child(name, 0o700)?;
+            if child.attributes()?.mode & 0o077 != 0 {
+                child.set_mode(0o700)?;
+            }
         }
         Ok(Self(Arc::new(Inner { root, access: Access::ReadWrite })))
     }

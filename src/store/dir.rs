@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
-use super::error::StoreError;
+use super::error::{SET_OWNER, StoreError};
 
 /// An open directory, with its path for messages
 #[derive(Debug)]
@@ -83,7 +83,11 @@ impl Dir {
         match self.child(name)? {
             Some(child) => Ok(child),
             None => match self.new_child(name) {
-                Ok(child) => child.set_mode(mode).map(|()| child),
+                Ok(child) => {
+                    child.set_mode(mode)?;
+                    self.sync()?;
+                    Ok(child)
+                }
                 Err(error) if error.errno() == Some(Errno::EXIST) => self.ensure_child(name, mode),
                 Err(error) => Err(error),
             },
@@ -95,6 +99,12 @@ impl Dir {
         fs::mkdirat(&self.fd, name, Mode::RWXU)
             .map_err(|errno| self.error("create", name, errno))?;
         self.child(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))
+    }
+
+    pub(super) fn attributes(&self) -> Result<Attributes, StoreError> {
+        let stat = fs::fstat(&self.fd);
+        stat.map(|stat| Attributes::of(&stat))
+            .map_err(|errno| StoreError::system("look at", &self.path, errno))
     }
 
     pub(super) fn set_mode(&self, mode: u32) -> Result<(), StoreError> {
@@ -352,7 +362,7 @@ pub(super) fn set_attributes(
         }
         let uid = fs::Uid::from_raw(wanted.uid);
         let gid = fs::Gid::from_raw(wanted.gid);
-        fs::fchown(fd, Some(uid), Some(gid)).map_err(|errno| ("set the owner of", errno))?;
+        fs::fchown(fd, Some(uid), Some(gid)).map_err(|errno| (SET_OWNER, errno))?;
         set_mode(wanted.mode)
     } else if present.mode == wanted.mode {
         Ok(())

@@ -45,6 +45,14 @@ impl StoreError {
         Self { path: path.into(), fault: Fault::Newer { version } }
     }
 
+    /// The same fault where only a human can mend it
+    pub(super) fn mended_by(self, remedy: &str) -> Self {
+        match self.fault {
+            Fault::Damaged { reason } => Self::refused(self.path, reason, remedy),
+            fault => Self { path: self.path, fault },
+        }
+    }
+
     pub(super) fn is_damage(&self) -> bool {
         matches!(self.fault, Fault::Damaged { .. })
     }
@@ -79,6 +87,10 @@ impl StoreError {
                 "run the newer certkeep again, or move this file away to start without it"
             }
             Fault::Damaged { .. } => return None,
+            // In a user namespace that does not know the user.
+            Fault::System { action: SET_OWNER, errno: Errno::INVAL } => {
+                "map that user into the container's user namespace, or name another owner"
+            }
             Fault::System { errno, .. } => match *errno {
                 Errno::NOSPC | Errno::DQUOT => "free some space or inodes on its file system",
                 Errno::ROFS => {
@@ -120,6 +132,9 @@ impl fmt::Display for StoreError {
 }
 
 impl std::error::Error for StoreError {}
+
+/// What giving a file away is called
+pub(super) const SET_OWNER: &str = "set the owner of";
 
 #[cfg(test)]
 mod tests {

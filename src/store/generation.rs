@@ -196,3 +196,94 @@ pub(super) fn directory_name(number: u32) -> String {
 const KEY: &str = "key.pem";
 const CHAIN: &str = "chain.pem";
 const META: &str = "meta.json";
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::*;
+    use crate::store::fixture::{self, name, now};
+
+    fn new() -> NewGeneration {
+        NewGeneration { certificate: name("a.test"), origin: None, staged_at: now() }
+    }
+
+    #[test]
+    fn a_generation_is_private_numbered_and_comes_back_as_it_was() {
+        let place = fixture::place();
+        let store = place.store();
+        let staged = [fixture::stage(&store), fixture::stage(&store)];
+        for (number, staged) in (1..).zip(&staged) {
+            assert_eq!(staged.meta.number, number);
+            let read = store.generation(&name("a.test"), number).unwrap();
+            assert_eq!(read.as_ref(), Some(staged));
+        }
+        let metas = store.generations(&name("a.test")).unwrap();
+        assert_eq!(metas, staged.map(|generation| generation.meta));
+        let dir = store.certificate_path(&name("a.test")).join(GENERATIONS).join("000002");
+        assert_eq!(std::fs::metadata(&dir).unwrap().mode() & 0o7777, 0o700);
+        for file in [KEY, CHAIN, META] {
+            assert_eq!(std::fs::metadata(dir.join(file)).unwrap().mode() & 0o7777, 0o600);
+        }
+        assert_eq!(store.generation(&name("a.test"), 3).unwrap(), None);
+        assert_eq!(store.generation(&name("b.test"), 1).unwrap(), None);
+    }
+
+    #[test]
+    fn the_same_certificate_staged_again_is_the_same_generation() {
+        let place = fixture::place();
+        let store = place.store();
+        let pair = fixture::pair("a.test");
+        let key = Secret::new(pair.key);
+        let first = store.stage(&new(), &key, &pair.chain).unwrap();
+        assert_eq!(store.stage(&new(), &key, &pair.chain).unwrap(), first);
+        assert_eq!(store.generations(&name("a.test")).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_key_of_another_certificate_is_not_staged() {
+        let place = fixture::place();
+        let store = place.store();
+        let (one, two) = (fixture::pair("a.test"), fixture::pair("a.test"));
+        assert!(store.stage(&new(), &Secret::new(one.key), &two.chain).is_err());
+        assert_eq!(store.generations(&name("a.test")).unwrap(), []);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "damage is done on purpose")]
+    fn a_damaged_generation_is_not_given_out_and_its_number_not_given_again() {
+        for file in [KEY, CHAIN, META] {
+            for damage in [Some("junk"), Some(""), None] {
+                let place = fixture::place();
+                let store = place.store();
+                fixture::stage(&store);
+                let dir = store.certificate_path(&name("a.test")).join(GENERATIONS);
+                let path = dir.join("000001").join(file);
+                match damage {
+                    Some(text) => std::fs::write(&path, text).unwrap(),
+                    None => std::fs::remove_file(&path).unwrap(),
+                }
+                let error = store.generation(&name("a.test"), 1).unwrap_err();
+                assert_eq!(error.path(), path, "{file} {damage:?}");
+                assert_eq!(store.generations(&name("a.test")).unwrap(), []);
+                assert_eq!(fixture::stage(&store).meta.number, 2, "{file} {damage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn pruning_spares_the_newest_and_those_in_use() {
+        let place = fixture::place();
+        let store = place.store();
+        for _ in 0..5 {
+            fixture::stage(&store);
+        }
+        store.prune(&name("a.test"), 2, &[2, 5, 9]).unwrap();
+        let left = store.generations(&name("a.test")).unwrap();
+        assert_eq!(left.iter().map(|meta| meta.number).collect::<Vec<_>>(), [2, 4, 5]);
+        store.prune(&name("a.test"), 0, &[]).unwrap();
+        assert_eq!(store.generations(&name("a.test")).unwrap(), []);
+        let dir = store.certificate_path(&name("a.test")).join(GENERATIONS);
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+    }
+}

@@ -61,3 +61,32 @@ impl Store {
         dir.sync()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Artefact;
+    use crate::store::fixture::{self, now};
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "damage is done on purpose")]
+    fn what_is_published_is_known_until_it_is_forgotten() {
+        let place = fixture::place();
+        let store = place.store();
+        let artefact = |inode| Artefact::WebrootFile { path: "/srv/t".into(), inode };
+        let record = |inode| PublishedRecord {
+            version: VERSION,
+            artefact: artefact(inode),
+            created_at: now(),
+        };
+        let id = store.record_published(&record(None)).unwrap();
+        store.amend_published(&id, &record(Some((1, 2)))).unwrap();
+        let other = store.record_published(&record(None)).unwrap();
+        std::fs::write(store.path().join(PUBLISHED).join("torn.json"), "{").unwrap();
+        let found = store.published().unwrap();
+        assert_eq!(found.len(), 2);
+        assert!(found.contains(&(id.clone(), record(Some((1, 2))))));
+        store.forget_published(&id).unwrap();
+        assert_eq!(store.published().unwrap(), [(other, record(None))]);
+    }
+}

@@ -65,19 +65,20 @@ impl Store {
         let tag = self.tag(&certificate.name);
         let owners = Owners::default();
         for target in &certificate.targets {
-            if let Some(path) = self.atomic_path(&certificate.name, target)
-                && let Some(dir) = Dir::find(&path)?
+            if let Layout::Links = target.layout
+                && let Some(dir) = Dir::find(&self.deployed_path(&certificate.name, &target.name))?
             {
                 atomic::sweep(&dir, None, &tag)?;
             }
             // What is refused here was never written to either.
             let Ok(placed) = self.place(certificate, target, &owners) else { continue };
             for directory in target.directories() {
-                if matches!(&target.layout, Layout::Dir(path) if path == directory) {
-                    continue;
-                }
-                if let Ok(dir) = open_place(directory, common_owner(&placed, directory)) {
-                    sweep(&dir, &tag)?;
+                match open_place(directory, common_owner(&placed, directory)) {
+                    Ok(dir) if matches!(target.layout, Layout::Dir(_)) => {
+                        atomic::sweep(&dir, None, &tag)?;
+                    }
+                    Ok(dir) => sweep(&dir, &tag)?,
+                    Err(_) => {}
                 }
             }
         }

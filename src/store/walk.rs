@@ -82,7 +82,7 @@ fn link_text(link: &OwnedFd) -> rustix::io::Result<PathBuf> {
 }
 
 /// Refuse a directory that somebody else may write
-pub(super) fn check_directory(path: &Path, stat: &Stat, owner: u32) -> Result<(), StoreError> {
+fn check_directory(path: &Path, stat: &Stat, owner: u32) -> Result<(), StoreError> {
     let (uid, _) = ourselves();
     if ![0, uid, owner].contains(&stat.st_uid) {
         return Err(StoreError::refused(
@@ -193,17 +193,21 @@ pub(super) fn look(dir: &Dir, name: &OsStr) -> Result<Present, StoreError> {
         bytes: zeroize::Zeroizing::new(bytes),
         attributes: Attributes::of(&stat),
     };
+    let foreign = |error: StoreError| error.mended_by("move it away, or name another path");
     match dir.link_text(name)? {
         Some(text) => {
             let behind = match dir.read_through(name) {
                 Ok(found) => found.map(held),
                 // A dangling or circular symlink leads to nothing.
                 Err(error) if matches!(error.errno(), Some(Errno::LOOP | Errno::NOTDIR)) => None,
-                Err(error) => return Err(error),
+                Err(error) => return Err(foreign(error)),
             };
             Ok(Present::Link { text, behind })
         }
-        None => Ok(dir.read(name)?.map_or(Present::Absent, |found| Present::File(held(found)))),
+        None => {
+            let found = dir.read(name).map_err(foreign)?;
+            Ok(found.map_or(Present::Absent, |found| Present::File(held(found))))
+        }
     }
 }
 
