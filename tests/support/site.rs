@@ -129,7 +129,7 @@ impl Site {
     /// What `status --json` says about a certificate
     #[track_caller]
     pub(crate) fn status(&self, name: &str) -> Value {
-        let output = self.certkeep(&["status", "--json"]).run();
+        let output = self.certkeep(&["--json", "status"]).run();
         let all = output.json();
         let certificates = all["certificates"].as_array().unwrap();
         let found = certificates.iter().find(|certificate| certificate["name"] == name);

@@ -1,0 +1,106 @@
+//! No secret appears in anything that certkeep says.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::path::Path;
+
+use support::pebble::pebble;
+use support::site::Site;
+
+const KEY_ID: &str = "kid-of-the-canary";
+const MAC_KEY: &str = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LWNhbmFyeSE";
+
+#[test]
+fn no_secret_is_in_any_log_error_status_or_json() {
+    let ca = pebble().binding_accounts(KEY_ID, MAC_KEY).start();
+    ca.break_lookup("dead.test");
+    let hmac = ca.ca_file().with_file_name("canary.hmac");
+    support::write(&hmac, MAC_KEY);
+    let eab = format!("eab: {{ key_id: {KEY_ID}, hmac_key_file: {} }}", hmac.display());
+    let site = Site::with_issuer(&ca, &eab);
+    site.configure(
+        "site: { names: [a.test], dir: TLS/site }\n\
+         dead: { names: [dead.test], dir: TLS/dead }",
+    );
+    let mut said = Vec::new();
+    for format in ["text", "journal", "json"] {
+        let log = ["--log-format", format, "--log-level", "debug"];
+        for command in COMMANDS {
+            let output = site.certkeep(&[&log[..], command].concat()).run();
+            said.push((format!("{format} {command:?}"), output.stdout));
+            said.push((format!("{format} {command:?}"), output.stderr));
+        }
+    }
+    let mut secrets = vec![MAC_KEY.to_owned()];
+    gather(&site.state(), &mut secrets);
+    gather(&site.tls(), &mut secrets);
+    assert!(secrets.len() > 4, "only {} secrets to look for", secrets.len());
+    assert!(said.iter().any(|(_, text)| text.contains("a.test") || text.contains("site")));
+    for (command, text) in said {
+        for secret in &secrets {
+            assert!(!text.contains(secret.as_str()), "{command} shows a secret:\n{text}");
+        }
+    }
+    let events = site.state().join("events.jsonl");
+    if events.exists() {
+        let text = support::read(events);
+        assert!(!secrets.iter().any(|secret| text.contains(secret.as_str())), "{text}");
+    }
+}
+
+#[test]
+fn nobody_else_may_read_a_secret() {
+    use std::os::unix::fs::PermissionsExt;
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    site.configure_one(&["a.test"]);
+    site.renew();
+    let mut found = 0;
+    each_file(&site.path().join("."), &mut |path, text| {
+        if text.contains("PRIVATE KEY") {
+            found += 1;
+            let mode = std::fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+            assert_eq!(mode, 0o600, "{} has mode {mode:o}", path.display());
+        }
+    });
+    assert!(found >= 3, "an account, a generation and an output hold keys; {found} seen");
+}
+
+/// Commands that handle a secret or report on what did
+const COMMANDS: [&[&str]; 10] = [
+    &["check"],
+    &["renew"],
+    &["renew", "--force"],
+    &["plan"],
+    &["status"],
+    &["--json", "plan"],
+    &["--json", "status"],
+    &["deploy", "--test"],
+    &["account", "show"],
+    &["--json", "account", "show"],
+];
+
+/// The lines of every private key below a directory
+fn gather(folder: &Path, secrets: &mut Vec<String>) {
+    each_file(folder, &mut |_, text| {
+        // In a record the lines of a key are escaped.
+        let text = text.replace("\\n", "\n");
+        for key in text.split("PRIVATE KEY-----\n").skip(1).step_by(2) {
+            // The first line of a key names its type and nothing more; the others are secret.
+            let lines = key.lines().take_while(|line| !line.starts_with('-')).skip(1);
+            secrets.extend(lines.filter(|line| line.len() > 20).map(ToOwned::to_owned));
+        }
+    });
+}
+
+fn each_file(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            each_file(&path, see);
+        } else if let Ok(text) = std::fs::read_to_string(&path) {
+            see(&path, &text);
+        }
+    }
+}
