@@ -471,3 +471,14 @@ async fn a_name_reaches_the_master_and_not_its_workers() {
     }
     assert!(what_to_do(&failure).contains("pid file"), "{failure}");
 }
+
+#[tokio::test]
+async fn a_unit_that_cannot_be_reloaded_fails_the_reload() {
+    let unit = |unit: &str| Reload::Systemd { unit: unit.to_owned(), timeout: PATIENCE };
+    let reload = unit("certkeep-no-such-unit.service");
+    let failure = deploy::reload(&reload, &[], &|_| ()).await.unwrap_err();
+    assert_eq!(failure.step, Step::Reload);
+    assert!(failure.summary.as_str().starts_with("`systemctl` "), "{failure}");
+    let failure = deploy::reload(&unit("*"), &[], &|_| ()).await.unwrap_err();
+    assert!(what_to_do(&failure).contains("one unit"), "{failure}");
+}
