@@ -224,15 +224,15 @@ macro_rules! given_name {
 
 given_name! {
     /// What the configuration calls a certificate
-    CertName, "certificate"
+    CertName, "a certificate"
 }
 given_name! {
     /// What the configuration calls an issuer
-    IssuerName, "issuer"
+    IssuerName, "an issuer"
 }
 given_name! {
     /// What the configuration calls a target of a certificate
-    TargetName, "target"
+    TargetName, "a target"
 }
 
 fn given(text: &str, what: &'static str) -> Result<(), GivenNameError> {
@@ -251,7 +251,7 @@ fn given(text: &str, what: &'static str) -> Result<(), GivenNameError> {
 
 /// Why a text cannot be the name of something in the configuration
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{}` cannot name a {what}: such a name {reason}", input.escape_debug())]
+#[error("`{}` cannot name {what}: such a name {reason}", input.escape_debug())]
 pub struct GivenNameError {
     what: &'static str,
     input: String,

@@ -112,7 +112,7 @@ impl Wrong {
             }
             Self::Key { key, valid } => {
                 let remedy = key_remedy(&key, valid);
-                (Spot::Key, "is no key that is known here".to_owned(), remedy)
+                (Spot::Key, "is an unknown key".to_owned(), remedy)
             }
             Self::Word { word, valid } => {
                 let known = one_of(valid.iter().copied());
@@ -131,10 +131,11 @@ impl Wrong {
 
 fn kind_remedy(found: &str, expected: &str) -> String {
     let remedy = match (found, expected) {
-        ("a number" | "a truth value", "text") => "put it in quotes",
+        (TAGGED, _) => "write the value itself, without the word that begins with `!`",
+        (_, TRUTH) => "write `true` or `false`, without quotes",
+        ("a number" | "a truth value", _) if expected.starts_with("text") => "put it in quotes",
         ("a list", "text") => "give one value; text that begins with `[` must be in quotes",
         ("a map", "text") => "give one value; text with `: ` or `{` in it must be in quotes",
-        ("text", TRUTH) => "write `true` or `false`, without quotes",
         ("text", "a list of words or a map") => {
             "write the program and its arguments as a list, such as `[nginx, -t]`"
         }
@@ -258,7 +259,7 @@ impl Reader<'_> {
             Value::Text(_) => "text",
             Value::List(_) => "a list",
             Value::Map(_) => "a map",
-            Value::Tagged => "a value with a type of its own (`!`)",
+            Value::Tagged => TAGGED,
         };
         let (found, expected) = (found.to_owned(), expected.to_owned());
         Err(Refusal::from(Wrong::Kind { found, expected }).at(&self.at))
@@ -407,4 +408,5 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 
 const LIST: &str = "a list";
 const MAP: &str = "a map";
+const TAGGED: &str = "a value with a type of its own (`!`)";
 const TRUTH: &str = "`true` or `false`";

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::collect::Collected;
 use crate::config::fault::{Fault, KeyPath, Spot};
 use crate::config::tree::{Place, Tree};
+use crate::text::External;
 
 /// Every mistake of one configuration file, in the order of their places
 ///
@@ -63,9 +64,8 @@ impl fmt::Display for ConfigError {
 impl ConfigErrors {
     /// The file as a whole cannot be read
     pub(super) fn whole(file: &Path, place: Place, message: String, remedy: String) -> Self {
-        let Place { line, column } = place;
-        let error = ConfigError { line, column, key: String::new(), message, remedy };
-        Self { file: file.to_owned(), errors: vec![error] }
+        let fault = Fault::new(KeyPath::default(), Spot::Value, message, remedy);
+        Self { file: file.to_owned(), errors: vec![located(fault, place)] }
     }
 
     /// The mistakes of form, and those of meaning that do not merely follow from them
@@ -99,8 +99,10 @@ impl ConfigErrors {
 }
 
 fn located(fault: Fault, Place { line, column }: Place) -> ConfigError {
-    let key = fault.path.to_string();
-    ConfigError { line, column, key, message: fault.message, remedy: fault.remedy }
+    // What is quoted from the file may have been made to hide something on a terminal.
+    let safe = |text| External::new(text).to_string();
+    let (message, remedy) = (safe(fault.message), safe(fault.remedy));
+    ConfigError { line, column, key: fault.path.to_string(), message, remedy }
 }
 
 fn repeated(path: &KeyPath, place: Place) -> ConfigError {

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::certificate::Choices;
+use crate::config::lower::unique::Claim;
 use crate::config::raw::{
     Named, RawCertificate, RawConfig, RawDefaults, RawDeployDefaults, RawIssuer, Text, TextOrNumber,
 };
@@ -34,12 +35,7 @@ pub(super) fn lower(raw: &RawConfig, base: &Path, faults: &mut Faults) -> Result
     };
     let allow_empty = raw.allow_empty.unwrap_or_default();
     let none = Named::default();
-    let issuers = issuers(raw.issuers.as_ref().unwrap_or(&none), base, &root, faults);
-    let at = root.key("defaults");
-    let defaults = match &raw.defaults {
-        Some(raw) => defaults(raw, base, &issuers, &at, faults),
-        None => Defaults::default(),
-    };
+    let mut issuers = issuers(raw.issuers.as_ref().unwrap_or(&none), base, &root, faults);
     let none = Named::default();
     let certificates = raw.certificates.as_ref().unwrap_or(&none);
     if certificates.0.is_empty() && !allow_empty {
@@ -50,24 +46,29 @@ pub(super) fn lower(raw: &RawConfig, base: &Path, faults: &mut Faults) -> Result
             "add one under `certificates`, or write `allow_empty: true` if that is meant",
         );
     }
-    if !certificates.0.is_empty() && issuers.0.is_empty() {
-        faults.missing(
+    if !certificates.0.is_empty() && issuers.named.is_empty() {
+        issuers.none = Some(faults.missing(
             &root,
             &["issuers"],
             "there is no issuer",
             "name a CA: `issuers: { letsencrypt: { directory: letsencrypt, accept_terms: true } }`",
-        );
+        ));
     }
+    let at = root.key("defaults");
+    let defaults = match &raw.defaults {
+        Some(raw) => defaults(raw, base, &issuers, &at, faults),
+        None => Defaults::default(),
+    };
     let context = Context { base, issuers: &issuers, defaults: &defaults };
-    let certificates = certificates_of(certificates, &context, &root, faults);
-    let state_dir = state_dir?;
-    unique::outputs(&certificates, &state_dir, faults);
+    let mut claims = Vec::with_capacity(certificates.0.len());
+    let certificates = certificates_of(certificates, &context, &mut claims, &root, faults);
+    unique::outputs(&claims, state_dir.as_deref().ok(), faults);
     Ok(Config {
-        state_dir,
+        state_dir: state_dir?,
         allow_volatile_state: raw.allow_volatile_state.unwrap_or_default(),
         allow_empty,
         issuers: issuers
-            .0
+            .named
             .into_iter()
             .filter_map(|(name, issuer)| Some((name, issuer.ok()?)))
             .collect(),
@@ -82,8 +83,14 @@ struct Context<'a> {
     defaults: &'a Defaults,
 }
 
-/// The issuers by name, those that were refused too, so that nobody misses them
-struct Issuers(BTreeMap<IssuerName, Result<Issuer, Refused>>);
+/// The issuers
+#[derive(Default)]
+struct Issuers {
+    /// By name, those that were refused too, so that nobody misses them
+    named: BTreeMap<IssuerName, Result<Issuer, Refused>>,
+    /// That there are none, which is said once and not for each certificate
+    none: Option<Refused>,
+}
 
 /// What holds for every certificate that does not say otherwise
 struct Defaults {
@@ -101,17 +108,17 @@ impl Default for Defaults {
 
 fn issuers(raw: &Named<RawIssuer>, base: &Path, root: &At<'_>, faults: &mut Faults) -> Issuers {
     let at = root.key("issuers");
-    let mut issuers = BTreeMap::new();
+    let mut issuers = Issuers::default();
     for (key, raw) in &raw.0 {
         let at = at.key(key);
         let name = IssuerName::parse(key)
             .map_err(|error| faults.key(&at, error.to_string(), "give it such a name"));
         let issuer = issuer::issuer(raw, name.clone(), base, &at, faults);
         if let Ok(name) = name {
-            issuers.insert(name, issuer);
+            issuers.named.insert(name, issuer);
         }
     }
-    Issuers(issuers)
+    issuers
 }
 
 fn defaults(
@@ -145,9 +152,10 @@ fn defaults(
     Defaults { choices, timeout, within }
 }
 
-fn certificates_of(
-    raw: &Named<RawCertificate>,
+fn certificates_of<'a>(
+    raw: &'a Named<RawCertificate>,
     context: &Context<'_>,
+    claims: &mut Vec<Claim<'a>>,
     root: &At<'_>,
     faults: &mut Faults,
 ) -> BTreeMap<CertName, Certificate> {
@@ -158,7 +166,11 @@ fn certificates_of(
         let name = CertName::parse(key).map_err(|error| {
             faults.key(&at, error.to_string(), "give it such a name; `names` is what it is for")
         });
-        let certificate = certificate::certificate(raw, name, context, &at, faults);
+        let files = files::files(raw, context.base, &at, faults);
+        if let Ok((layout, outputs)) = &files {
+            claims.push(Claim::new(key, layout, outputs));
+        }
+        let certificate = certificate::certificate(raw, name, files, context, &at, faults);
         if let Ok(certificate) = certificate {
             certificates.insert(certificate.name.clone(), certificate);
         }

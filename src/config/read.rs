@@ -78,6 +78,11 @@ fn unreadable(text: &str, file: &Path, error: TreeError) -> ConfigErrors {
             "has aliases (`*name`) that stand for too many values".to_owned(),
             "put what certificates share under `defaults`".to_owned(),
         ),
+        TreeError::Yaml { message, .. } if message.contains("more than one document") => (
+            Place::START,
+            "holds more than one YAML document".to_owned(),
+            "leave out the line `---` between the documents".to_owned(),
+        ),
         TreeError::Yaml { place, message } => {
             let remedy = yaml_remedy(text, place, &message);
             (place, format!("is not YAML that can be read: {message}"), remedy)
@@ -89,9 +94,7 @@ fn unreadable(text: &str, file: &Path, error: TreeError) -> ConfigErrors {
 fn yaml_remedy(text: &str, place: Place, message: &str) -> String {
     let line = text.lines().nth(place.line.saturating_sub(1)).unwrap_or_default();
     let before: String = line.chars().take(place.column).collect();
-    let remedy = if message.contains("more than one document") {
-        "leave out the line `---` between the documents"
-    } else if before.ends_with('\t') || line.trim_start_matches(' ').starts_with('\t') {
+    let remedy = if before.ends_with('\t') || line.trim_start_matches(' ').starts_with('\t') {
         "indent with spaces; YAML takes no tabs"
     } else if message.contains("alias") || message.contains("anchor") {
         "put text that begins with `*` or `&` in quotes, such as `\"*.example.com\"`"

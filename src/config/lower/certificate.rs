@@ -5,7 +5,8 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::config::fault::{At, Faults, Refused};
-use crate::config::lower::{Context, Issuers, SPANS, deploy, files, issuer, path, span};
+use crate::config::lower::files::Files;
+use crate::config::lower::{Context, Issuers, SPANS, deploy, issuer, path, span};
 use crate::config::nearest::{nearest, one_of};
 use crate::config::raw::{OneOrMany, RawCertificate, RawChallenge, RawRenew, Text};
 use crate::config::{
@@ -33,6 +34,7 @@ pub(super) struct Renewal {
 pub(super) fn certificate(
     raw: &RawCertificate,
     name: Result<CertName, Refused>,
+    files: Result<Files, Refused>,
     context: &Context<'_>,
     at: &At<'_>,
     faults: &mut Faults,
@@ -56,7 +58,6 @@ pub(super) fn certificate(
     let renew = renew(raw.renew.as_ref(), &at.key("renew"), faults);
     let before = renew.before.or(defaults.renew.before);
     let key_max_age = renew.key_max_age.or(defaults.renew.key_max_age);
-    let files = files::files(raw, context.base, at, faults);
     let deploy = deploy::deploy(raw.deploy.as_ref(), context, &at.key("deploy"), faults);
     let target = target_name(at, faults);
     let (layout, outputs) = files?;
@@ -113,15 +114,18 @@ fn issuer_name(
     at: &At<'_>,
     faults: &mut Faults,
 ) -> Result<IssuerName, Refused> {
+    if let Some(refused) = issuers.none {
+        return Err(refused);
+    }
     if let Some((name, issuer)) =
-        issuers.0.iter().find(|(name, _)| name.as_str() == text.as_ref() as &str)
+        issuers.named.iter().find(|(name, _)| name.as_str() == text.as_ref() as &str)
     {
         return issuer.as_ref().map(|_| name.clone()).map_err(|refused| *refused);
     }
-    let names = || issuers.0.keys().map(IssuerName::as_str);
+    let names = || issuers.named.keys().map(IssuerName::as_str);
     let remedy = match nearest(text, names()) {
         Some(near) => format!("did you mean `{near}`?"),
-        None if issuers.0.is_empty() => "add it under `issuers`".to_owned(),
+        None if issuers.named.is_empty() => "add it under `issuers`".to_owned(),
         None => format!("add it under `issuers`, or use {}", one_of(names())),
     };
     let root = At::Root;
@@ -135,16 +139,18 @@ fn only_issuer(
     at: &At<'_>,
     faults: &mut Faults,
 ) -> Result<Vec<IssuerName>, Refused> {
-    let mut all = issuers.0.iter();
+    if let Some(refused) = issuers.none {
+        return Err(refused);
+    }
+    let mut all = issuers.named.iter();
     match (all.next(), all.next()) {
         (Some((name, Ok(_))), None) => Ok(vec![name.clone()]),
         (Some((_, Err(refused))), None) => Err(*refused),
         (Some(_), Some(_)) => {
-            let names = one_of(issuers.0.keys().map(IssuerName::as_str));
+            let names = one_of(issuers.named.keys().map(IssuerName::as_str));
             let remedy = format!("add `issuer` here or under `defaults`: {names}, or a list");
             Err(faults.missing(at, &["issuer"], "several issuers, and none is chosen", remedy))
         }
-        // That there is none at all is said once, at `issuers`.
         (None, _) => {
             let remedy = "name a CA under `issuers`";
             Err(faults.missing(at, &["issuer"], "there is no issuer to ask", remedy))
@@ -201,7 +207,7 @@ pub(super) fn challenge(
 ) -> Result<ChallengeMethod, Refused> {
     let Some(raw) = &raw.http_01 else {
         let remedy = "write `http-01: {}` below it, or leave `challenge` out";
-        return Err(faults.missing(at, &["http-01"], "no challenge is chosen", remedy));
+        return Err(faults.value(at, "no challenge is chosen", remedy));
     };
     let at = at.key("http-01");
     let method = match (&raw.listen, &raw.webroot) {

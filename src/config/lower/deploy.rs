@@ -81,9 +81,8 @@ fn reload(
             }
             signal
         }
-        (None, None, None) => Err(faults.missing(
+        (None, None, None) => Err(faults.value(
             at,
-            &["command", "systemd", "signal"],
             "it is not said how to reload",
             "add `command: [...]`, `systemd: UNIT` or `signal: {...}`",
         )),
@@ -182,9 +181,8 @@ fn signal_to(
             path::file(text, base, &at.key("pid_file"), faults).map(Process::PidFile)
         }
         (None, Some(text)) => process_name(text, &at.key("process"), faults).map(Process::Name),
-        (None, None) => Err(faults.missing(
+        (None, None) => Err(faults.value(
             at,
-            &["pid_file", "process"],
             "it is not said who gets the signal",
             "add `pid_file: PATH` or `process: NAME`",
         )),

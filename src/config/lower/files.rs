@@ -8,12 +8,15 @@ use crate::config::nearest::one_of;
 use crate::config::raw::{RawCertificate, RawDir, RawFile, TextOr, TextOrNumber};
 use crate::config::{Content, Layout, Output};
 
+/// How the files are switched, and the files
+pub(super) type Files = (Layout, Vec<Output>);
+
 pub(super) fn files(
     raw: &RawCertificate,
     base: &Path,
     at: &At<'_>,
     faults: &mut Faults,
-) -> Result<(Layout, Vec<Output>), Refused> {
+) -> Result<Files, Refused> {
     let copy = raw.copy.unwrap_or_default();
     match (&raw.dir, &raw.files) {
         (None, None) => Err(faults.missing(
@@ -45,7 +48,7 @@ fn dir(
     base: &Path,
     at: &At<'_>,
     faults: &mut Faults,
-) -> Result<(Layout, Vec<Output>), Refused> {
+) -> Result<Files, Refused> {
     let short;
     let field = at.key("path");
     let (text, at_path, raw) = match raw {
@@ -121,6 +124,9 @@ fn complete(
     at: &At<'_>,
     faults: &mut Faults,
 ) -> Result<(), Refused> {
+    if contents.clone().next().is_none() {
+        return Err(faults.value(at, "is empty", "add the key and the chain at least"));
+    }
     let has = |wanted: &[Content]| contents.clone().any(|content| wanted.contains(&content));
     let mut outcome = Ok(());
     if !has(&[Content::Key, Content::Combined]) {

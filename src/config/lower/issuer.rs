@@ -96,7 +96,7 @@ fn directory(
     if !text.contains("://") {
         let known = one_of(preset_names());
         let remedy = match nearest(text, preset_names()) {
-            Some(near) => format!("did you mean `{near}`? known are {known}, or give an URL"),
+            Some(near) => format!("did you mean `{near}`? known are {known}, or give a URL"),
             None => format!("known are {known}; for any other CA give its directory's https URL"),
         };
         let message = format!("`{}` is no CA that is known by name", text.escape_debug());
@@ -142,7 +142,7 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// An URL with a host and without what would be a secret or is never sent
+/// A URL with a host and without what would be a secret or is never sent
 fn url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<Url, Refused> {
     let url = Url::parse(text)
         .map_err(|error| faults.value(at, format!("is no URL: {error}"), "correct the URL"))?;
@@ -158,7 +158,7 @@ fn url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<Url, Refused> {
         return Err(faults.value(
             at,
             "has no host, or has a `#` part",
-            "give an URL such as `https://ca.internal/acme/directory`",
+            "give a URL such as `https://ca.internal/acme/directory`",
         ));
     }
     Ok(url)
@@ -249,9 +249,8 @@ fn eab(raw: &RawEab, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Ea
         (None, None, Some(name)) => {
             environment(name, &at.key("hmac_key_env"), faults).map(SecretSource::Environment)
         }
-        (None, None, None) => Err(faults.missing(
+        (None, None, None) => Err(faults.value(
             at,
-            &["hmac_key_file", "hmac_key_credential", "hmac_key_env"],
             "it is not said where the MAC key is",
             "put the key in a file of mode 0600 and name it as `hmac_key_file`",
         )),

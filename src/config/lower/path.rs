@@ -16,7 +16,7 @@ pub(super) fn file(
         return Err(faults.value(
             at,
             format!("`{}` is a directory", text.escape_debug()),
-            "give the path of the file itself, or use `dir`",
+            "give the path of the file itself",
         ));
     }
     directory(text, base, at, faults)
