@@ -3,6 +3,7 @@
 //! serde stops at the first mistake. Here that one is written down, its value is dropped from the
 //! tree, and the rest is read again, certificate by certificate, until nothing more is wrong.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::value::{StrDeserializer, StringDeserializer};
@@ -39,7 +40,7 @@ pub(super) fn collect(tree: &mut Tree) -> Collected {
         _ => Vec::new(),
     };
     collected.raw = collected.read::<RawConfig>(&mut tree.root, &root).unwrap_or_default();
-    let mut named = std::collections::BTreeMap::new();
+    let mut named = BTreeMap::new();
     let mut kept = Vec::with_capacity(entries.len());
     for mut entry in entries {
         let at = certificates.key(&entry.key);
@@ -69,17 +70,19 @@ impl Collected {
                 Err(refusal) => refusal,
             };
             let path = refusal.path.unwrap_or_else(|| own.clone());
-            self.damaged.push(path.clone());
             let below = path.0.get(own.0.len()..).unwrap_or_default();
-            if let (Some((_, parent)), Some(meant)) = (below.split_last(), refusal.wrong.meant())
-                && node.at_mut(parent).is_some_and(|parent| !parent.has(meant))
+            let parent = below.split_last().and_then(|(_, parent)| node.at_mut(parent));
+            // What a misspelt key means is not missing.
+            if let (Some(parent), Some(meant)) = (parent, refusal.wrong.meant())
+                && !parent.has(meant)
+                && let Some((_, parent)) = path.0.split_last()
             {
-                let parent = path.0.get(..path.0.len() - 1).unwrap_or_default();
                 self.damaged.push(KeyPath(parent.to_vec()).child(meant));
             }
             let dropped = node.at_mut(below).filter(|_| !below.is_empty());
             let dropped = dropped.map(|node| node.dropped = true);
             let (spot, message, remedy) = refusal.wrong.explain();
+            self.damaged.push(path.clone());
             self.faults.push(Fault::new(path, spot, message, remedy));
             dropped?;
         }

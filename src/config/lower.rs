@@ -46,7 +46,7 @@ pub(super) fn lower(raw: &RawConfig, base: &Path, faults: &mut Faults) -> Result
             "add one under `certificates`, or write `allow_empty: true` if that is meant",
         );
     }
-    if !certificates.0.is_empty() && issuers.named.is_empty() {
+    if !certificates.0.is_empty() && issuers.named.is_empty() && issuers.none.is_none() {
         issuers.none = Some(faults.missing(
             &root,
             &["issuers"],
@@ -88,7 +88,7 @@ struct Context<'a> {
 struct Issuers {
     /// By name, those that were refused too, so that nobody misses them
     named: BTreeMap<IssuerName, Result<Issuer, Refused>>,
-    /// That there are none, which is said once and not for each certificate
+    /// That there are none, or none with a sound name: said once, and not for each certificate
     none: Option<Refused>,
 }
 
@@ -114,10 +114,12 @@ fn issuers(raw: &Named<RawIssuer>, base: &Path, root: &At<'_>, faults: &mut Faul
         let name = IssuerName::parse(key)
             .map_err(|error| faults.key(&at, error.to_string(), "give it such a name"));
         let issuer = issuer::issuer(raw, name.clone(), base, &at, faults);
-        if let Ok(name) = name {
-            issuers.named.insert(name, issuer);
+        match name {
+            Ok(name) => drop(issuers.named.insert(name, issuer)),
+            Err(refused) => issuers.none = Some(refused),
         }
     }
+    issuers.none = issuers.none.filter(|_| issuers.named.is_empty());
     issuers
 }
 

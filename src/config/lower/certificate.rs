@@ -88,24 +88,20 @@ pub(super) fn issuers(
     if texts.is_empty() {
         return Err(faults.value(at, "names no issuer", "name one, or leave the key out"));
     }
-    let mut names = Ok(Vec::with_capacity(texts.len()));
+    let mut refused = None;
+    let mut names = Vec::with_capacity(texts.len());
     for (index, text) in texts.iter().enumerate() {
         let at = at.index(index);
-        let name = issuer_name(text, issuers, &at, faults).and_then(|name| {
-            let known = names.as_ref().is_ok_and(|names: &Vec<_>| names.contains(&name));
-            if known {
+        match issuer_name(text, issuers, &at, faults) {
+            Ok(name) if names.contains(&name) => {
                 let message = format!("`{name}` is named twice");
-                return Err(faults.value(&at, message, "leave it out here"));
+                refused = Some(faults.value(&at, message, "leave it out here"));
             }
-            Ok(name)
-        });
-        match (&mut names, name) {
-            (Ok(names), Ok(name)) => names.push(name),
-            (names, Err(refused)) => *names = Err(refused),
-            (Err(_), Ok(_)) => {}
+            Ok(name) => names.push(name),
+            Err(error) => refused = Some(error),
         }
     }
-    names
+    refused.map_or(Ok(names), Err)
 }
 
 fn issuer_name(
@@ -117,9 +113,7 @@ fn issuer_name(
     if let Some(refused) = issuers.none {
         return Err(refused);
     }
-    if let Some((name, issuer)) =
-        issuers.named.iter().find(|(name, _)| name.as_str() == text.as_ref() as &str)
-    {
+    if let Some((name, issuer)) = issuers.named.iter().find(|(name, _)| name.as_str() == &**text) {
         return issuer.as_ref().map(|_| name.clone()).map_err(|refused| *refused);
     }
     let names = || issuers.named.keys().map(IssuerName::as_str);
