@@ -19,6 +19,7 @@ pub mod time;
 pub mod token;
 
 // The shell: one room per outside world.
+pub mod challenge;
 pub mod deploy;
-pub mod store;
 pub mod probe;
+pub mod store;
