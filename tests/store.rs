@@ -1,7 +1,7 @@
 //! The store against what a real disk does: readers at the same time, other processes, full and
 //! read-only file systems, mounts, missing rights.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
+#![expect(clippy::unwrap_used, reason = "a test says so by panicking")]
 #![expect(clippy::disallowed_methods, reason = "what others do to files is no store's work")]
 
 use std::collections::BTreeMap;
@@ -250,7 +250,7 @@ fn a_full_disk_leaves_the_old_pair_in_place() {
         return;
     }
     let mut refused = [0; 3];
-    for which in 0..3 {
+    for (which, refused) in refused.iter_mut().enumerate() {
         // Each amount of room lets it come one write further.
         for room in 0..12 {
             let place = Place::new();
@@ -270,7 +270,7 @@ fn a_full_disk_leaves_the_old_pair_in_place() {
                     assert_eq!(state_of(&store, &certificate), OutputState::Current, "{case}")
                 }
                 Err(error) => {
-                    refused[which] += 1;
+                    *refused += 1;
                     assert!(error.is_no_space() && error.needs_operator(), "{case}");
                     assert_eq!(contents(&certificate), before, "{case}");
                 }

@@ -2,9 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::Write as _;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
@@ -40,7 +42,8 @@ impl Attributes {
 
 /// The user and group that certkeep runs as
 pub(super) fn ourselves() -> (u32, u32) {
-    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+    static IDS: OnceLock<(u32, u32)> = OnceLock::new();
+    *IDS.get_or_init(|| (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()))
 }
 
 impl Dir {
@@ -120,8 +123,11 @@ impl Dir {
     /// Every name within
     pub(super) fn names(&self) -> Result<Vec<OsString>, StoreError> {
         let failed = |errno| StoreError::system("list", &self.path, errno);
+        fs::seek(&self.fd, fs::SeekFrom::Start(0)).map_err(failed)?;
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut entries = fs::RawDir::new(&self.fd, &mut buffer);
         let mut names = Vec::new();
-        for entry in fs::Dir::read_from(&self.fd).map_err(failed)? {
+        while let Some(entry) = entries.next() {
             let entry = entry.map_err(failed)?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {

@@ -10,6 +10,7 @@ use super::error::StoreError;
 use super::pair::{Pair, digest};
 use super::record::{self, Reading};
 use super::{GENERATIONS, OWN, Store};
+use crate::cert::Fingerprint;
 use crate::name::CertName;
 use crate::record::{Digests, Generation, GenerationMeta, Origin, VERSION};
 use crate::secret::Secret;
@@ -158,29 +159,30 @@ pub(super) fn numbers(generations: &Dir) -> Result<Vec<u32>, StoreError> {
     Ok(numbers)
 }
 
-/// A generation, exactly as it was staged
+/// A generation, exactly as it was staged; `None` when there is none of that number
 pub(super) fn load(generations: &Dir, number: u32) -> Result<Option<Generation>, StoreError> {
-    let Some(dir) = generations.child(&directory_name(number))? else { return Ok(None) };
-    let meta = match record::read::<GenerationMeta>(&dir, META)? {
+    let dir = directory_name(number);
+    let path = |file: &str| format!("{dir}/{file}");
+    let damaged = |file, reason| StoreError::damaged(generations.join(path(file)), reason);
+    let meta = match record::read::<GenerationMeta>(generations, &path(META))? {
         Reading::Record(meta) => meta,
-        Reading::Absent => return Err(StoreError::damaged(dir.join(META), "is missing")),
+        Reading::Absent if generations.stat(&dir)?.is_none() => return Ok(None),
+        Reading::Absent => return Err(damaged(META, "is missing".to_owned())),
         Reading::Corrupt(corrupt) => {
-            return Err(StoreError::damaged(
-                dir.join(META),
-                format!("is damaged: {}", corrupt.error),
-            ));
+            return Err(damaged(META, format!("is damaged: {}", corrupt.error)));
         }
     };
-    let key = Secret::new(text(&dir, KEY, meta.digests.key)?);
-    let chain = text(&dir, CHAIN, meta.digests.chain)?;
+    let text = |file, digest| text(generations, &path(file), digest);
+    let key = Secret::new(text(KEY, meta.digests.key)?);
+    let chain = text(CHAIN, meta.digests.chain)?;
     if meta.number == number {
         Ok(Some(Generation { meta, key, chain }))
     } else {
-        Err(StoreError::damaged(dir.join(META), format!("is about generation {}", meta.number)))
+        Err(damaged(META, format!("is about generation {}", meta.number)))
     }
 }
 
-fn text(dir: &Dir, name: &str, expected: crate::cert::Fingerprint) -> Result<String, StoreError> {
+fn text(dir: &Dir, name: &str, expected: Fingerprint) -> Result<String, StoreError> {
     let damaged = |reason| StoreError::damaged(dir.join(name), reason);
     let (bytes, _) = dir.read(name)?.ok_or_else(|| damaged("is missing"))?;
     if digest(&bytes) != expected {

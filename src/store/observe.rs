@@ -16,7 +16,7 @@ use super::owner::Owners;
 use super::record::{ATTEMPTS, DEPLOY, ORDER, no_attempts, no_deploy};
 use super::{GENERATIONS, Store, pair};
 use crate::cert::Leaf;
-use crate::config::{Certificate, Config, Output, Target};
+use crate::config::{Certificate, Config, Content, Output, Target};
 use crate::event::Event;
 use crate::failure::Step;
 use crate::plan::{Held, Observed, ObservedTarget, OrderInFlight, OutputState, Snapshot};
@@ -232,13 +232,15 @@ fn newest_whole(generations: &Dir) -> (Option<(Generation, Leaf)>, Option<String
     let mut damaged = None;
     for number in numbers.into_iter().rev() {
         let problem = match load(generations, number) {
-            Ok(Some(generation)) => match Leaf::from_pem(generation.chain.as_bytes()) {
-                Ok(leaf) if leaf.fingerprint == generation.meta.fingerprint => {
-                    return (Some((generation, leaf)), damaged);
+            Ok(Some(generation)) => {
+                match Leaf::from_pem(pair::parts(Content::Cert, &generation)[0]) {
+                    Ok(leaf) if leaf.fingerprint == generation.meta.fingerprint => {
+                        return (Some((generation, leaf)), damaged);
+                    }
+                    Ok(_) => "holds another certificate than was staged".to_owned(),
+                    Err(error) => error.to_string(),
                 }
-                Ok(_) => "holds another certificate than was staged".to_owned(),
-                Err(error) => error.to_string(),
-            },
+            }
             // Pruned in between.
             Ok(None) => continue,
             Err(error) => error.to_string(),

@@ -94,3 +94,56 @@ fn sweep(dir: &Dir, tag: &str) -> Result<(), StoreError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "what a crash leaves is made by hand")]
+mod tests {
+    use super::*;
+    use crate::store::dir::temporary_name;
+    use crate::store::fixture;
+
+    #[test]
+    fn what_was_unfinished_is_swept_and_nothing_of_others() {
+        let place = fixture::place();
+        let certificate = fixture::certificate(Layout::Links, &place.outputs());
+        let config = place.config(std::slice::from_ref(&certificate));
+        let store = Store::open(&config).unwrap();
+        let generation = fixture::stage(&store);
+        store.install(&certificate, &certificate.targets[0], &generation).unwrap();
+        let home = store.certificate_path(&certificate.name);
+        let deployed = store.deployed_path(&certificate.name, &certificate.targets[0].name);
+        let tag = store.tag(&certificate.name);
+        let file = |path: std::path::PathBuf| {
+            std::fs::write(&path, "x").unwrap();
+            path
+        };
+        let directory = |path: std::path::PathBuf| {
+            std::fs::create_dir(&path).unwrap();
+            file(path.join("key.pem"));
+            path
+        };
+        let ours = [
+            file(store.path().join(temporary_name(OWN))),
+            file(home.join(temporary_name(OWN))),
+            directory(home.join(GENERATIONS).join(temporary_name(OWN))),
+            directory(deployed.join("..000009-0123456789abcdef")),
+            file(deployed.join(temporary_name(&tag))),
+            file(place.outputs().join(temporary_name(&tag))),
+        ];
+        let foreign = [
+            file(place.outputs().join(temporary_name("00000000"))),
+            file(place.outputs().join("notes.txt")),
+            directory(deployed.join("..2026_11_23")),
+        ];
+        store.recover(&config, &mut |event| panic!("reported {event}"));
+        for path in ours {
+            assert!(!path.exists(), "{path:?}");
+        }
+        for path in foreign {
+            assert!(path.exists(), "{path:?}");
+        }
+        let target = &certificate.targets[0];
+        let reconciled = store.reconcile(&certificate, target, &generation).unwrap();
+        assert_eq!(reconciled, crate::store::Reconciled::Nothing);
+    }
+}
