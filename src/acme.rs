@@ -21,11 +21,11 @@ mod poll;
 mod renewal_info;
 mod transport;
 
-#[cfg(test)]
-mod fake;
-
 pub use account::{Eab, Opened, RevocationReason, Session, Standing, new_account_record, next_key};
 pub use directory::Directory;
 pub use order::{Order, Resumed, Status};
 pub use renewal_info::RenewalInfoAnswer;
 pub use transport::Transport;
+
+#[cfg(test)]
+mod fake;

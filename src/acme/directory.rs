@@ -41,8 +41,11 @@ impl Directory {
         self.renewal_info.is_some()
     }
 
-    /// Ask for the directory
-    pub(super) async fn fetch(transport: &Transport) -> Result<Self, Failure> {
+    /// Ask a CA about itself, with one request and no account
+    ///
+    /// # Errors
+    /// When it cannot be asked, or what answers is no ACME server.
+    pub async fn fetch(transport: &Transport) -> Result<Self, Failure> {
         let asked = transport.get(transport.directory()).await;
         let answer = failure::sent(asked, Step::Account, transport.now())?;
         Self::read(&answer, transport)

@@ -135,9 +135,9 @@ fn remedy(kind: &str, step: Step) -> Option<&'static str> {
         "rejectedIdentifier" => "ask the CA why, or take the name out of `names`",
         "unsupportedIdentifier" => "choose a CA or a `profile` that takes such names",
         "userActionRequired" => "follow the CA's instructions, such as agreeing to new terms",
-        "malformed" | "unauthorized" if step == Step::Account => {
-            "see whether the CA has closed the account, and whether `eab` is right and unused"
-        }
+        "malformed" if step == Step::Account => CLOSED,
+        // Nobody else is refused an order for it once `replaces` is out of the way.
+        "unauthorized" if matches!(step, Step::Account | Step::Order) => CLOSED,
         "badRevocationReason" => "give another reason",
         _ => return None,
     })
@@ -190,6 +190,8 @@ fn kind(problem: &Problem) -> Option<&str> {
 fn is_issuers_fault(problem: &Problem) -> bool {
     let kind = kind(problem);
     problem.status.is_some_and(|status| status >= 500)
+        // No ACME server spoke, but a firewall or a proxy before it.
+        || kind.is_none()
         || matches!(kind, Some("rateLimited" | "serverInternal" | "caa"))
         || problem.subproblems.iter().any(|(_, sub)| is_issuers_fault(sub))
 }
@@ -210,6 +212,9 @@ const fn refusal(step: Step) -> &'static str {
 fn clamp(delay: Duration) -> Duration {
     delay.clamp(Duration::from_secs(60), Duration::from_secs(86_400))
 }
+
+const CLOSED: &str =
+    "see whether the CA has closed the account, and whether `eab` is right and unused";
 
 /// How long a limit is respected that the CA says nothing more about
 const UNKNOWN_LIMIT: Duration = Duration::from_secs(3600);
@@ -309,6 +314,7 @@ mod tests {
             ("externalAccountRequired", Step::Account, true),
             ("userActionRequired", Step::Order, true),
             ("unauthorized", Step::Account, true),
+            ("unauthorized", Step::Order, true),
             ("unauthorized", Step::Authorize, false),
             ("dns", Step::Authorize, false),
             ("connection", Step::Authorize, false),

@@ -1,18 +1,23 @@
 //! A CA of a few lines for the tests beside it: well-behaved, but for what a test puts in.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
-use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
-use axum::response::Response;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hyper::body::Frame;
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Frame, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
 use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::{Session, Transport, new_account_record};
@@ -67,13 +72,13 @@ pub(super) struct Seen {
 pub(super) struct Reply {
     status: u16,
     headers: Vec<(String, String)>,
-    body: Body,
+    body: UnsyncBoxBody<Bytes, Infallible>,
 }
 
 impl Reply {
     pub(super) fn json(status: u16, body: &str) -> Self {
         let kind = ("content-type".to_owned(), "application/json".to_owned());
-        Self { status, headers: vec![kind], body: Body::from(body.to_owned()) }
+        Self { status, headers: vec![kind], body: Full::from(body.to_owned()).boxed_unsync() }
     }
 
     pub(super) fn problem(status: u16, kind: &str, detail: &str) -> Self {
@@ -83,7 +88,7 @@ impl Reply {
 
     /// A gigabyte that nobody announces
     pub(super) fn flood() -> Self {
-        Self { body: Body::new(Flood(1 << 30)), ..Self::json(200, "") }
+        Self { body: Flood(1 << 30).boxed_unsync(), ..Self::json(200, "") }
     }
 
     pub(super) fn header(mut self, name: &str, value: Option<&str>) -> Self {
@@ -94,9 +99,9 @@ impl Reply {
 
 struct Flood(usize);
 
-impl HttpBody for Flood {
+impl Body for Flood {
     type Data = Bytes;
-    type Error = std::convert::Infallible;
+    type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -137,7 +142,7 @@ pub(super) fn issuer(directory: &str) -> Issuer {
 
 impl Ca {
     pub(super) async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut books = Books::default();
         for (name, path) in [
@@ -152,9 +157,8 @@ impl Ca {
         }
         books.directory.insert("meta".to_owned(), json!({ "profiles": { "short": "6 days" } }));
         let shop = Arc::new(Shop { url: url.clone(), books: Mutex::new(books) });
-        let router = Router::new().fallback(serve).with_state(Arc::clone(&shop));
         let mut server = JoinSet::new();
-        server.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        server.spawn(accept(listener, Arc::clone(&shop)));
         Self { url, shop, _server: server }
     }
 
@@ -203,9 +207,27 @@ impl Ca {
     }
 }
 
-async fn serve(State(shop): State<Arc<Shop>>, request: Request) -> Response {
+async fn accept(listener: TcpListener, shop: Arc<Shop>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.unwrap();
+        let shop = Arc::clone(&shop);
+        let answer = service_fn(move |request| {
+            let shop = Arc::clone(&shop);
+            async move { Ok::<_, Infallible>(serve(&shop, request).await) }
+        });
+        // A client that hangs up in the middle is what some tests are about.
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), answer);
+        connections.spawn(async move { drop(connection.await) });
+    }
+}
+
+async fn serve(
+    shop: &Shop,
+    request: Request<Incoming>,
+) -> Response<UnsyncBoxBody<Bytes, Infallible>> {
     let (parts, body) = request.into_parts();
-    let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
+    let body = body.collect().await.unwrap().to_bytes();
     let jws: Value = serde_json::from_slice(&body).unwrap_or_default();
     let part = |name: &str| {
         let bytes = URL_SAFE_NO_PAD.decode(jws[name].as_str().unwrap_or_default()).unwrap();

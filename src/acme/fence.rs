@@ -42,6 +42,11 @@ impl Fence {
         self.directory.scheme() == "http"
     }
 
+    /// Whether the CA is on this machine, where no proxy leads
+    pub(super) fn is_local(&self) -> bool {
+        is_loopback(&self.directory)
+    }
+
     /// Take a URL that the CA named
     ///
     /// # Errors

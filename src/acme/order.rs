@@ -368,7 +368,7 @@ fn ours(authorization: &AuthorizationHandle<'_>) -> Result<Identifier, Failure> 
 
 /// A challenge that cannot be met
 fn unfit(identifier: Identifier, reason: &str) -> Failure {
-    let summary = format!("{identifier}: {reason}");
+    let summary = format!("control of {identifier} cannot be proven");
     let mut failure = Failure::retry(Step::Authorize, summary).by_issuer();
     failure.identifiers = vec![(identifier, External::new(reason))];
     failure

@@ -243,7 +243,7 @@ impl Wire {
         }
         if let Some(proxy) = &self.proxy {
             builder = builder.no_proxy().proxy(proxy.clone());
-        } else if insecure {
+        } else if self.fence.is_local() {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|e| TransportError::Setup(describe(&e)))?;

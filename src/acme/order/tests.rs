@@ -274,30 +274,15 @@ async fn a_hostile_token_fails_its_name() {
     let ca = Ca::start().await;
     let session = ca.session().await;
     let long = "a".repeat(300);
-    for token in ["", "../../../../etc/cron.d/x", "a/b", "$(id)`;\n\u{1b}[2J", "a\0", &long] {
+    let tokens = ["", "../../../../etc/cron.d/x", "a/b", "$(id)`;\n\u{1b}[2J", "a\0", &long];
+    for (id, token) in tokens.into_iter().enumerate() {
         let body = json!({ "identifier": { "type": "dns", "value": "a.test" },
             "status": "pending", "challenges": [{ "type": "http-01", "token": token,
-            "url": format!("{}/chall/0/0", ca.url), "status": "pending" }] });
-        ca.on("/authz/0/0", move |_| Reply::json(200, &body.to_string()));
-        let session = session.clone();
-        let Resumed::Order(mut order) = ({
-            ca.once("/new-order", {
-                let url = ca.url.clone();
-                move |_| {
-                    let body = json!({ "status": "pending", "finalize": format!("{url}/f"),
-                        "authorizations": [format!("{url}/authz/0/0")] });
-                    let at = format!("{url}/order/0");
-                    Reply::json(201, &body.to_string()).header("location", Some(&at))
-                }
-            });
-            Resumed::Order(Box::new(order(&session).await))
-        }) else {
-            unreachable!()
-        };
-        let failure = order.challenges().await.unwrap_err();
+            "url": format!("{}/chall/{id}/0", ca.url), "status": "pending" }] });
+        ca.on(&format!("/authz/{id}/0"), move |_| Reply::json(200, &body.to_string()));
+        let failure = order(&session).await.challenges().await.unwrap_err();
         assert_eq!(failure.identifiers[0].0.to_string(), "a.test", "{token:?}");
         assert!(!failure.to_string().contains('\u{1b}'), "{token:?}");
-        ca.seen();
     }
 }
 
@@ -445,6 +430,64 @@ async fn a_chain_that_is_too_long_is_refused() {
     ca.on("/cert/0", |_| Reply::json(200, &"x".repeat((256 << 10) + 1)));
     let failure = issue(&mut order).await.unwrap_err();
     assert_eq!(failure.step, Step::Download);
+}
+
+#[tokio::test]
+async fn a_processing_order_is_left_alone_as_long_as_the_ca_asks() {
+    let ca = Ca::start().await;
+    let session = ca.session().await;
+    let date = "Mon, 23 Nov 2026 12:00:10 GMT";
+    let cases =
+        [(Some("10"), Some(10)), (Some(date), Some(10)), (Some("soon"), None), (None, None)];
+    for (header, expected) in cases {
+        let mut order = order(&session).await;
+        order.challenges().await.unwrap();
+        order.respond().await.unwrap();
+        order.wait_ready(pending()).await.unwrap();
+        let body = json!({ "status": "processing", "authorizations": [], "finalize": ca.url });
+        let path = order.url().trim_start_matches(&ca.url).replace("order", "finalize");
+        ca.once(&path, move |_| {
+            let noon = Some("Mon, 23 Nov 2026 12:00:00 GMT");
+            let reply = Reply::json(200, &body.to_string()).header("date", noon);
+            reply.header("retry-after", header)
+        });
+        order.finalize(b"csr").await.unwrap();
+        assert_eq!(order.status(), Status::Processing);
+        assert_eq!(order.asked, expected.map(Duration::from_secs), "{header:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_order_that_takes_too_long_goes_on_in_the_next_cycle() {
+    let ca = Ca::start().await;
+    let session = ca.session().await;
+    let mut order = order(&session).await;
+    order.challenges().await.unwrap();
+    order.respond().await.unwrap();
+    order.wait_ready(pending()).await.unwrap();
+    let body = json!({ "status": "processing", "authorizations": [], "finalize": ca.url });
+    let processing = move |_: &_| Reply::json(200, &body.to_string());
+    ca.on("/finalize/0", processing.clone());
+    ca.on("/order/0", processing);
+    order.finalize(b"csr").await.unwrap();
+    order.deadline = Some(Instant::now() + Duration::from_millis(100));
+    let failure = order.wait_certificate().await.unwrap_err();
+    assert_eq!((failure.class, failure.step), (FailureClass::Retry, Step::Finalize));
+    assert!(!failure.try_other_issuer);
+    order.asked = Some(Duration::from_secs(3600));
+    let failure = order.wait_certificate().await.unwrap_err();
+    let at = ca.now().after(Duration::from_secs(3600));
+    assert_eq!(failure.class, FailureClass::NotBefore { at });
+
+    let Resumed::Order(mut order) = session.order(order.url()).await.unwrap() else {
+        panic!("gone")
+    };
+    let body = json!({ "status": "valid", "authorizations": [], "finalize": ca.url,
+        "certificate": format!("{}/cert/0", ca.url) });
+    ca.on("/order/0", move |_| Reply::json(200, &body.to_string()));
+    ca.seen();
+    assert_eq!(issue(&mut order).await.unwrap(), CHAIN);
+    assert_eq!(ca.requests(), ["POST /order/0", "POST /cert/0"]);
 }
 
 #[tokio::test]
