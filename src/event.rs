@@ -1,9 +1,9 @@
 //! What happened, in one closed list: logs, history and progress are all made from it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::cert::Fingerprint;
 use crate::failure::{Failure, Step};
@@ -55,6 +55,11 @@ pub enum Event {
         /// What it cannot be before
         floor: Timestamp,
     },
+    /// A command cannot go on
+    CommandFailed {
+        /// Why, and often what to do
+        message: String,
+    },
     /// A changed configuration is in force
     ConfigurationAccepted {
         /// How many certificates it holds
@@ -79,6 +84,7 @@ pub enum Event {
     /// A hook wrote a line
     HookOutput {
         /// Which program
+        #[serde(serialize_with = "shown")]
         program: PathBuf,
         /// What it wrote
         line: External,
@@ -126,8 +132,10 @@ pub enum Event {
     /// A record could not be read, was set aside, and is made anew
     Quarantined {
         /// What it was
+        #[serde(serialize_with = "shown")]
         path: PathBuf,
         /// Where it is now
+        #[serde(serialize_with = "shown")]
         kept: PathBuf,
         /// What was wrong with it
         error: External,
@@ -195,7 +203,9 @@ impl Event {
             | Self::Restored { .. }
             | Self::RolledBack { .. }
             | Self::Warned { .. } => Level::Warning,
-            Self::ConfigurationRefused { .. } | Self::Failed { .. } => Level::Error,
+            Self::CommandFailed { .. }
+            | Self::ConfigurationRefused { .. }
+            | Self::Failed { .. } => Level::Error,
             _ => Level::Info,
         }
     }
@@ -219,6 +229,11 @@ impl Event {
     }
 }
 
+/// A path as people read it, since JSON has no other bytes than text
+fn shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    External::new(path.to_string_lossy()).serialize(serializer)
+}
+
 /// One line without the certificate's name, which the log puts before it
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -235,6 +250,7 @@ impl fmt::Display for Event {
                 write!(f, "the clock says {now}, which is before {floor}: ")?;
                 f.write_str("nothing is ordered until it is right")
             }
+            Self::CommandFailed { message } => f.write_str(message),
             Self::ConfigurationAccepted { certificates } => {
                 write!(f, "the changed configuration is in force, {certificates} certificates")
             }

@@ -45,8 +45,8 @@ impl External {
     }
 }
 
-/// Characters that steer a terminal, reorder a line or cannot be seen
-fn is_unsafe(c: char) -> bool {
+/// Whether a character steers a terminal, reorders a line or cannot be seen
+pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}')
         || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
