@@ -147,7 +147,7 @@ pub trait Journal: Send + Sync {
 }
 
 /// The record of one artefact
-pub trait Entry: Send + fmt::Debug {
+pub trait Entry: Send + Sync + fmt::Debug {
     /// Record more about it, durably
     ///
     /// # Errors

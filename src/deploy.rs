@@ -14,17 +14,18 @@
 //! | `CERTKEEP_VERSION` | all | `1`, the version of this table and of the JSON below |
 //! | `CERTKEEP_EVENT` | all | `check` or `reload` |
 //! | `CERTKEEP_CERTIFICATES` | all | the names of the certificates, with a space between |
-//! | `CERTKEEP_CERTIFICATE` | check | the name of the certificate |
-//! | `CERTKEEP_TARGET` | check | the name of the target |
-//! | `CERTKEEP_GENERATION` | check | the number of the generation |
-//! | `CERTKEEP_IDENTIFIERS` | check | what it vouches for, with a space between |
-//! | `CERTKEEP_FINGERPRINT` | check | SHA-256 of the leaf, 64 hexadecimal digits |
-//! | `CERTKEEP_NOT_AFTER` | check | when it expires, `2026-12-31T23:59:59Z` |
-//! | `CERTKEEP_REASON` | check | why it was renewed or deployed, a sentence |
-//! | `CERTKEEP_FILE_CERT`, `_CHAIN`, `_COMBINED`, `_FULLCHAIN`, `_KEY` | check | the path of the target's first file with that content, if it has one |
+//! | `CERTKEEP_CERTIFICATE` | check of one | the name of the certificate |
+//! | `CERTKEEP_TARGET` | check of one | the name of the target |
+//! | `CERTKEEP_GENERATION` | check of one | the number of the generation |
+//! | `CERTKEEP_IDENTIFIERS` | check of one | what it vouches for, with a space between |
+//! | `CERTKEEP_FINGERPRINT` | check of one | SHA-256 of the leaf, 64 hexadecimal digits |
+//! | `CERTKEEP_NOT_AFTER` | check of one | when it expires, `2026-12-31T23:59:59Z` |
+//! | `CERTKEEP_REASON` | check of one | why it was renewed or deployed, a sentence |
+//! | `CERTKEEP_FILE_CERT`, `_CHAIN`, `_COMBINED`, `_FULLCHAIN`, `_KEY` | check of one | the path of the target's first file with that content, if it has one |
 //!
-//! One reload serves every certificate that shares it, so a reload gets no variable that would
-//! mean only one of them. A value of more than 96 KiB is left out; standard input has it.
+//! One check and one reload serve every certificate that shares them, so the variables that mean
+//! one certificate are there only in the check of one; a script that serves several reads its
+//! standard input. A value of more than 96 KiB is left out; standard input has it.
 //! A program that needs more is given it by `env`: `[env, HOME=/root, kubectl, rollout, …]`.
 //!
 //! Standard input is one JSON object, the same for check and reload. New members may appear in
@@ -103,7 +104,7 @@ pub fn preflight(target: &Target) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Run the server's own check of its configuration and files
+/// Run the server's own check of its configuration and files, once for all that share it
 ///
 /// # Errors
 /// When it exits with anything but 0 or takes too long: with the last lines that it wrote.
@@ -130,16 +131,15 @@ pub fn preflight(target: &Target) -> Result<(), Failure> {
 ///     arguments: vec!["-c".into(), r#"test "$CERTKEEP_GENERATION" -eq 7"#.into()],
 ///     timeout: std::time::Duration::from_secs(30),
 /// };
-/// deploy::check(&hook, &context, &|_event| ()).await.unwrap();
+/// deploy::check(&hook, &[context], &|_event| ()).await.unwrap();
 /// # });
 /// ```
 pub async fn check(
     hook: &Hook,
-    context: &HookContext<'_>,
+    contexts: &[HookContext<'_>],
     report: &(dyn Fn(Event) + Send + Sync),
 ) -> Result<(), Failure> {
-    let invocation =
-        Invocation { step: Step::Check, event: HookEvent::Check, contexts: &[*context], report };
+    let invocation = Invocation { step: Step::Check, event: HookEvent::Check, contexts, report };
     command::run(hook, invocation).await
 }
 

@@ -46,7 +46,7 @@ use self::ca::Ca;
 use self::hierarchy::Hierarchy;
 
 pub use self::fault::{Answer, Fault, Flaw, Resource, RetryAfter, Waiting};
-pub use self::peers::{Hammer, Handshakes, PeerError, TlsServer};
+pub use self::peers::{Hammer, Handshakes, PeerError, TlsServer, placeholder};
 pub use self::problem::ProblemType;
 
 /// A running CA

@@ -64,7 +64,8 @@ impl Scene {
             self.lines.lock().unwrap().push(line.to_string());
         };
         let context = self.context();
-        let check = deploy::check(hook, &context, &report);
+        let contexts = [context];
+        let check = deploy::check(hook, &contexts, &report);
         timeout(PATIENCE, check).await.expect("the command holds us")
     }
 
@@ -253,8 +254,9 @@ async fn a_command_that_nobody_waits_for_any_more_is_killed_with_all_that_it_sta
     let up = tokio::sync::Notify::new();
     let report = |_| up.notify_one();
     let (context, hook) = (scene.context(), sh(&script));
+    let contexts = [context];
     tokio::select! {
-        end = deploy::check(&hook, &context, &report) => panic!("{end:?}"),
+        end = deploy::check(&hook, &contexts, &report) => panic!("{end:?}"),
         () = up.notified() => {}
     }
     timeout(PATIENCE, ended).await.expect("somebody survived").unwrap();

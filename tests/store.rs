@@ -215,7 +215,7 @@ fn a_lock_keeps_other_processes_out_and_ends_with_its_process() {
     let free = |file: &Path| {
         Command::new("flock").args(["-n"]).arg(file).arg("true").status().unwrap().success()
     };
-    let agent = store.lock_agent(LockMode::Exclusive).unwrap().unwrap();
+    let agent = store.lock_store(LockMode::Exclusive).unwrap().unwrap();
     let held = store.lock_certificate(&name()).unwrap().unwrap();
     let files = [place.state().join("lock"), place.state().join("certificates/a.test/lock")];
     assert_eq!(files.each_ref().map(|file| free(file)), [false, false]);
@@ -234,7 +234,7 @@ fn a_lock_keeps_other_processes_out_and_ends_with_its_process() {
         let mut line = [0; 5];
         other.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
         let take = || match file == &files[0] {
-            true => store.lock_agent(LockMode::Shared).unwrap(),
+            true => store.lock_store(LockMode::Shared).unwrap(),
             false => store.lock_certificate(&name()).unwrap(),
         };
         assert!(take().is_none(), "{file:?}");

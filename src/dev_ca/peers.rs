@@ -79,6 +79,18 @@ impl TlsServer {
     }
 }
 
+/// A pair that signed itself, for a server that must start before it has a certificate
+///
+/// The leaf and its key, PEM.
+///
+/// # Errors
+/// When `server_name` is no name.
+pub fn placeholder(server_name: &str) -> Result<(String, String), PeerError> {
+    let pair = rcgen::generate_simple_self_signed([server_name.to_owned()])
+        .map_err(|_| PeerError::Name(server_name.to_owned()))?;
+    Ok((pair.cert.pem(), pair.signing_key.serialize_pem()))
+}
+
 #[derive(Debug)]
 struct Served {
     pair: Lock<Arc<CertifiedKey>>,
