@@ -19,7 +19,18 @@ pub mod time;
 pub mod token;
 
 // The shell: one room per outside world.
+pub mod acme;
 pub mod challenge;
+pub mod clock;
 pub mod deploy;
+pub mod dev_ca;
+pub mod log;
 pub mod probe;
+pub mod signal;
 pub mod store;
+pub mod systemd;
+pub mod watch;
+
+// What puts them together.
+pub mod agent;
+pub mod cli;

@@ -12,7 +12,8 @@ use crate::config::{
 use crate::failure::{Failure, Step};
 use crate::name::Identifier;
 use crate::record::{
-    Digests, GenerationMeta, IssuedRecord, Origin, RenewalInfo, SuggestedWindow, TargetRecord, VERSION,
+    Digests, GenerationMeta, IssuedRecord, Origin, RenewalInfo, SuggestedWindow, TargetRecord,
+    VERSION,
 };
 
 const DAY: u64 = 86_400;

@@ -1,0 +1,362 @@
+//! The agent: observe, plan, act, and look again.
+//!
+//! One loop owns everything; each certificate is worked on by a job of its own, so that one that
+//! hangs stops no other. What may wake the loop is the closed list [`Wake`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::challenge::Solver;
+use crate::config::{Certificate, Config};
+use crate::event::Event;
+use crate::name::CertName;
+use crate::plan::{self, Action, Plan, Request, Snapshot};
+use crate::probe::Prober;
+use crate::report::Report;
+use crate::store::{Lock, LockMode, Store, StoreError};
+use crate::time::{Clock, Timestamp};
+
+mod deployment;
+mod issuance;
+mod job;
+mod journal;
+mod rehearsal;
+mod secrets;
+mod service;
+mod sessions;
+
+pub use deployment::{Deployment, all_targets, deploy};
+pub use rehearsal::rehearse;
+pub use secrets::{Secrets, Variables};
+pub use service::{Controls, Reloaded};
+pub use sessions::{Sessions, account_id};
+
+/// Where events go
+pub type Events = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What every job needs
+#[derive(Clone)]
+pub struct Shared {
+    /// The state directory
+    pub store: Store,
+    /// The clock
+    pub clock: Arc<dyn Clock>,
+    /// Who answers http-01 challenges
+    pub solver: Solver,
+    /// Where events go
+    pub events: Events,
+    /// Who looks at endpoints
+    pub prober: Arc<Prober>,
+    /// The accounts in use
+    pub sessions: Arc<Sessions>,
+    /// How many orders are worked on at once
+    orders: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Put together what jobs need
+    pub fn new(
+        store: Store,
+        clock: Arc<dyn Clock>,
+        solver: Solver,
+        events: Events,
+        secrets: Secrets,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            solver,
+            events,
+            prober: Arc::new(Prober::new()),
+            sessions: Arc::new(Sessions::new(secrets)),
+            orders: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
+        }
+    }
+
+    /// Tell what happened
+    pub fn tell(&self, event: Event) {
+        (self.events)(event);
+    }
+
+    /// The current moment
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// Do something with the disk, away from the loop
+    ///
+    /// # Errors
+    /// Those of `act`.
+    pub async fn on_disk<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.store.clone();
+        match tokio::task::spawn_blocking(move || act(&store)).await {
+            Ok(done) => done,
+            // A panic over there is this job's; nothing else ends such a task.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
+/// The loop and what it knows
+#[derive(Debug)]
+pub struct Agent {
+    shared: Shared,
+    config: Arc<Config>,
+    snapshot: Snapshot,
+    jobs: JoinSet<Vec<job::Done>>,
+    /// Certificates that a job works on, and whether it may end in something to deploy
+    busy: BTreeMap<CertName, job::Kind>,
+    /// What the operator asked for, until a job has taken it up
+    requests: BTreeMap<CertName, Request>,
+    /// Certificates that another process holds
+    held_elsewhere: BTreeSet<CertName>,
+    /// Failed attempts that could not be written down
+    paused: BTreeMap<CertName, Timestamp>,
+    /// When the first deployment began to wait for others to go with it
+    batch_since: Option<Timestamp>,
+    clock_suspect: bool,
+}
+
+/// How a single pass ended
+#[derive(Debug)]
+pub struct Outcome {
+    /// What is known of each certificate now
+    pub report: Report,
+    /// Certificates that another process works on
+    pub held_elsewhere: BTreeSet<CertName>,
+}
+
+impl Agent {
+    /// An agent for a configuration
+    pub fn new(shared: Shared, config: Config) -> Self {
+        Self {
+            shared,
+            config: Arc::new(config),
+            snapshot: Snapshot::default(),
+            jobs: JoinSet::new(),
+            busy: BTreeMap::new(),
+            requests: BTreeMap::new(),
+            held_elsewhere: BTreeSet::new(),
+            paused: BTreeMap::new(),
+            batch_since: None,
+            clock_suspect: false,
+        }
+    }
+
+    /// Do what is due until nothing is, each certificate asked for as `request` says
+    ///
+    /// # Errors
+    /// When the state directory cannot be looked at.
+    pub async fn once(mut self, request: Request) -> Result<Outcome, StoreError> {
+        let _at_work = self.recover().await?;
+        self.requests = self.config.certificates.keys().map(|n| (n.clone(), request)).collect();
+        self.observe().await?;
+        let mut rounds = Rounds::default();
+        loop {
+            let plan = self.start_due(&mut rounds);
+            if self.jobs.is_empty() {
+                let report = Report::new(self.shared.now(), &plan, &self.snapshot);
+                return Ok(Outcome { report, held_elsewhere: self.held_elsewhere });
+            }
+            let batch_ends = self.batch_ends();
+            tokio::select! {
+                Some(done) = self.jobs.join_next() => self.finish(done),
+                () = sleep_until(&*self.shared.clock, batch_ends) => {}
+            }
+        }
+    }
+
+    /// Put right what an interrupted run left behind, if nobody else is at work
+    ///
+    /// What is returned is to be held while working: nobody sweeps meanwhile.
+    async fn recover(&self) -> Result<Option<Lock>, StoreError> {
+        let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
+        self.shared
+            .on_disk(move |store| {
+                if let Some(_alone) = store.lock_store(LockMode::Exclusive)? {
+                    store.recover(&config, &mut |event| events(event));
+                    journal::sweep(store, &*events);
+                }
+                store.lock_store(LockMode::Shared)
+            })
+            .await
+    }
+
+    /// Look at the disk
+    async fn observe(&mut self) -> Result<(), StoreError> {
+        let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
+        self.snapshot = self
+            .shared
+            .on_disk(move |store| {
+                let mut tell = |event| events(event);
+                Ok(store.observe(&config, &mut tell))
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Plan, and start a job for everything that is due and not being worked on
+    fn start_due(&mut self, rounds: &mut Rounds) -> Plan {
+        let now = self.shared.now();
+        for (name, observed) in &mut self.snapshot.certificates {
+            observed.request = self.requests.get(name).copied().unwrap_or_default();
+        }
+        let plan = plan::plan(now, &self.config, &self.snapshot);
+        self.tell_clock(&plan);
+        let mut deployments = Vec::new();
+        for decision in &plan.decisions {
+            let name = &decision.certificate;
+            let paused = self.paused.get(name).is_some_and(|until| *until > now);
+            let taken = self.busy.contains_key(name) || self.held_elsewhere.contains(name);
+            let idle = !paused && !taken;
+            if !idle || decision.actions.is_empty() || !rounds.may_start(name) {
+                continue;
+            }
+            let Some(certificate) = self.config.certificates.get(name) else { continue };
+            let orders = decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
+            if orders {
+                rounds.started(name);
+                self.start_job(certificate.clone());
+            } else {
+                deployments.push(certificate.clone());
+            }
+        }
+        self.start_deployments(deployments, rounds);
+        plan
+    }
+
+    fn start_job(&mut self, certificate: Certificate) {
+        let request = self.requests.remove(&certificate.name).unwrap_or_default();
+        // A deployment that failed is tried at once also after the order that was asked for.
+        if request != Request::None {
+            self.requests.insert(certificate.name.clone(), Request::Now);
+        }
+        self.busy.insert(certificate.name.clone(), job::Kind::Order);
+        let (shared, config) = (self.shared.clone(), Arc::clone(&self.config));
+        self.jobs.spawn(async move { vec![job::work(shared, config, certificate, request).await] });
+    }
+
+    /// Deploy in batches: a server is reloaded once for all that is ready within a moment
+    fn start_deployments(&mut self, ready: Vec<Certificate>, rounds: &mut Rounds) {
+        if ready.is_empty() {
+            self.batch_since = None;
+            return;
+        }
+        let now = self.shared.now();
+        let since = *self.batch_since.get_or_insert(now);
+        let more_to_come = self.busy.values().any(|kind| *kind == job::Kind::Order);
+        if more_to_come && now < since.after(BATCH_WINDOW) {
+            return;
+        }
+        self.batch_since = None;
+        for group in deployment::group(ready) {
+            let mut requests = BTreeMap::new();
+            for certificate in &group {
+                rounds.started(&certificate.name);
+                let request = self.requests.remove(&certificate.name).unwrap_or_default();
+                requests.insert(certificate.name.clone(), request);
+                self.busy.insert(certificate.name.clone(), job::Kind::Deployment);
+            }
+            let (shared, config) = (self.shared.clone(), Arc::clone(&self.config));
+            self.jobs.spawn(job::deploy(shared, config, group, requests));
+        }
+    }
+
+    fn batch_ends(&self) -> Timestamp {
+        let latest = self.shared.now().after(plan::LONGEST_SLEEP);
+        self.batch_since.map_or(latest, |since| since.after(BATCH_WINDOW))
+    }
+
+    /// Take in what jobs have done: all that have, so that one plan serves them
+    fn finish(&mut self, first: Result<Vec<job::Done>, tokio::task::JoinError>) {
+        let mut next = Some(first);
+        while let Some(done) = next {
+            match done {
+                Ok(done) => done.into_iter().for_each(|done| self.take_in(done)),
+                Err(error) => self.lost(&error),
+            }
+            next = self.jobs.try_join_next();
+        }
+    }
+
+    fn take_in(&mut self, done: job::Done) {
+        self.busy.remove(&done.certificate);
+        if done.held_elsewhere {
+            self.held_elsewhere.insert(done.certificate.clone());
+        }
+        match done.paused {
+            Some(until) => self.paused.insert(done.certificate.clone(), until),
+            None => self.paused.remove(&done.certificate),
+        };
+        if let Some(observed) = done.observed {
+            self.snapshot.certificates.insert(done.certificate, observed);
+        }
+    }
+
+    /// A job ended in a panic, which is ours to mend; the others go on
+    fn lost(&mut self, error: &tokio::task::JoinError) {
+        self.warn(None, format!("a job ended unexpectedly, please report it: {error}"));
+        if self.jobs.is_empty() {
+            self.busy.clear();
+        }
+    }
+
+    fn tell_clock(&mut self, plan: &Plan) {
+        if let (Some(floor), false) = (plan.clock_suspect, self.clock_suspect) {
+            self.shared.tell(Event::ClockSuspect { now: self.shared.now(), floor });
+        }
+        self.clock_suspect = plan.clock_suspect.is_some();
+    }
+
+    fn warn(&self, certificate: Option<CertName>, message: String) {
+        let message = crate::text::External::new(message);
+        self.shared.tell(Event::Warned { certificate, message });
+    }
+
+    /// Every path whose change means something
+    fn watched(&self, config_path: PathBuf) -> Vec<PathBuf> {
+        let certificates = self.config.certificates.values();
+        let targets = certificates.flat_map(|certificate| &certificate.targets);
+        let outputs = targets.flat_map(|target| &target.outputs).map(|output| output.path.clone());
+        std::iter::once(config_path).chain(outputs).collect()
+    }
+}
+
+/// How often each certificate was worked on in one pass: a plan that never settles must end
+#[derive(Debug, Default)]
+struct Rounds(BTreeMap<CertName, u32>);
+
+impl Rounds {
+    fn may_start(&self, name: &CertName) -> bool {
+        self.0.get(name).copied().unwrap_or(0) < 30
+    }
+
+    fn started(&mut self, name: &CertName) {
+        *self.0.entry(name.clone()).or_default() += 1;
+    }
+}
+
+/// Sleep until a moment of the wall clock, a quarter of an hour at most
+async fn sleep_until(clock: &dyn Clock, at: Timestamp) {
+    tokio::time::sleep(at.since(clock.now()).min(plan::LONGEST_SLEEP)).await;
+}
+
+/// Enough to keep a CA busy, and few enough for its load balancer
+const ORDERS_AT_ONCE: usize = 24;
+
+/// How long a finished certificate waits for others that reload the same server
+const BATCH_WINDOW: Duration = Duration::from_secs(2);

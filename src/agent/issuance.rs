@@ -1,0 +1,338 @@
+//! A certificate from the CA: order, authorize, finalize, download, stage.
+
+use std::collections::BTreeSet;
+
+use crate::acme::{self, Order, Resumed, Session, Status};
+use crate::agent::journal::journal;
+use crate::agent::{Shared, job};
+use crate::cert;
+use crate::challenge::Published;
+use crate::config::{Certificate, ChallengeMethod, Config, Issuer, Profile};
+use crate::event::Event;
+use crate::failure::{Failure, Step};
+use crate::pem;
+use crate::plan::{Observed, ledger};
+use crate::record::{Attempts, IssuedRecord, OrderRecord, Origin, VERSION};
+use crate::store::NewGeneration;
+use crate::text::External;
+
+/// Get a new certificate from the first issuer that can give one, and keep it as a generation
+///
+/// Goes on with the order on disk if it is still the one wanted.
+///
+/// # Errors
+/// The failure of the last issuer that was asked. The order stays on disk if it may still end
+/// well.
+pub(crate) async fn issue(
+    shared: &Shared,
+    config: &Config,
+    certificate: &Certificate,
+    observed: &Observed,
+) -> Result<(), Failure> {
+    begin(shared, certificate, Step::Prepare);
+    let wanted = certificate.clone();
+    let prepared = shared.on_disk(move |store| store.prepare(&wanted)).await;
+    prepared.map_err(|error| error.failure(Step::Prepare))?;
+    let mut last = Failure::needs_operator(
+        Step::Prepare,
+        "the configuration names no issuer that exists",
+        "name one under `issuer`",
+    );
+    let issuers = certificate.issuers.iter().filter_map(|name| config.issuer(name));
+    let count = certificate.issuers.len();
+    for (i, issuer) in issuers.enumerate() {
+        let attempt = Attempt { shared, config, certificate, observed, issuer };
+        match attempt.run().await {
+            Ok(()) => return Ok(()),
+            Err(failure) if failure.try_other_issuer && i + 1 < count => {
+                let message = format!(
+                    "`{}` cannot issue now ({failure}); the next issuer is asked",
+                    issuer.name
+                );
+                job::warn(shared, &certificate.name, &message);
+                last = failure;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    Err(last)
+}
+
+fn begin(shared: &Shared, certificate: &Certificate, step: Step) {
+    shared.tell(Event::StepBegun { certificate: certificate.name.clone(), step });
+}
+
+/// One issuer being asked for one certificate
+struct Attempt<'a> {
+    shared: &'a Shared,
+    config: &'a Config,
+    certificate: &'a Certificate,
+    observed: &'a Observed,
+    issuer: &'a Issuer,
+}
+
+impl Attempt<'_> {
+    async fn run(&self) -> Result<(), Failure> {
+        let _permit = self.shared.orders.acquire().await;
+        self.begin(Step::Account);
+        let sessions = &self.shared.sessions;
+        let session = sessions.open(self.shared, self.config, &self.issuer.name).await?;
+        match self.order_and_stage(&session).await {
+            Err(failure) if is_unknown_account(&failure) => {
+                // The CA forgot us; the key is still ours, so it is registered once more.
+                job::warn(self.shared, &self.certificate.name, &failure);
+                sessions.forget_account(self.shared, self.issuer).await?;
+                let session = sessions.open(self.shared, self.config, &self.issuer.name).await?;
+                self.order_and_stage(&session).await
+            }
+            done => done,
+        }
+    }
+
+    async fn order_and_stage(&self, session: &Session) -> Result<(), Failure> {
+        self.begin(Step::Order);
+        let (mut order, record) = match self.resume(session).await? {
+            Some(resumed) => resumed,
+            None => self.place(session).await?,
+        };
+        match self.complete(session, &mut order, &record).await {
+            Ok(()) => Ok(()),
+            Err(failure) => {
+                if order.status() == Status::Invalid {
+                    self.forget_order().await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// The order on disk, if it is this issuer's and still asks for what is wanted
+    async fn resume(&self, session: &Session) -> Result<Option<(Order, OrderRecord)>, Failure> {
+        let name = self.certificate.name.clone();
+        let record = self.shared.on_disk(move |store| store.order(&name, &mut |_| ())).await;
+        let record = record.map_err(|error| error.failure(Step::Order))?;
+        let Some(record) = record else { return Ok(None) };
+        let asked: BTreeSet<_> = record.identifiers.iter().collect();
+        let wanted: BTreeSet<_> = self.certificate.identifiers.iter().collect();
+        let ours = record.directory == self.issuer.directory
+            && record.account == session.account_url()
+            && record.key_type == self.certificate.key
+            && record.profile.as_ref() == self.offered_profile(session)
+            && asked == wanted;
+        if !ours {
+            self.forget_order().await;
+            return Ok(None);
+        }
+        match session.order(&record.url).await? {
+            Resumed::Order(order) => Ok(Some((*order, record))),
+            Resumed::Gone(_) => {
+                self.forget_order().await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A new order, on disk with its key before anything else is sent
+    async fn place(&self, session: &Session) -> Result<(Order, OrderRecord), Failure> {
+        let key_type = self.certificate.key;
+        let made = tokio::task::spawn_blocking(move || acme::key::generate(key_type)).await;
+        let key = made.map_err(|error| Failure::retry(Step::Prepare, error.to_string()))??;
+        let identifiers = &self.certificate.identifiers;
+        let replaced = self.replaced(session);
+        let order = session.new_order(identifiers, self.wanted_profile(), replaced).await?;
+        let record = OrderRecord {
+            version: VERSION,
+            issuer: self.issuer.name.clone(),
+            directory: self.issuer.directory.clone(),
+            account: session.account_url().to_owned(),
+            url: order.url().to_owned(),
+            identifiers: self.certificate.identifiers.clone(),
+            key_type,
+            profile: order.profile().map(str::to_owned),
+            key,
+            created_at: self.shared.now(),
+        };
+        let (name, written) = (self.certificate.name.clone(), record.clone());
+        let done = self.shared.on_disk(move |store| store.write_order(&name, &written)).await;
+        done.map_err(|error| error.failure(Step::Order))?;
+        Ok((order, record))
+    }
+
+    /// The predecessor, if this directory and account issued it
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc9773#section-5>
+    fn replaced(&self, session: &Session) -> Option<&cert::AriId> {
+        let held = self.observed.held.as_ref()?;
+        let origin = held.meta.origin.as_ref()?;
+        let same =
+            origin.directory == self.issuer.directory && origin.account == session.account_url();
+        let kept = self.certificate.identifiers.iter().any(|i| held.leaf.identifiers.contains(i));
+        held.leaf.ari_id.as_ref().filter(|_| same && kept)
+    }
+
+    fn wanted_profile(&self) -> Option<&Profile> {
+        self.certificate.profile.as_ref().or(self.issuer.profile.as_ref())
+    }
+
+    fn offered_profile(&self, session: &Session) -> Option<&String> {
+        let profiles = &session.directory_facts().profiles;
+        self.wanted_profile()
+            .map(|profile| &profile.name)
+            .filter(|name| profiles.contains_key(*name))
+    }
+
+    async fn complete(
+        &self,
+        session: &Session,
+        order: &mut Order,
+        record: &OrderRecord,
+    ) -> Result<(), Failure> {
+        if order.status() == Status::Pending {
+            self.authorize(order).await?;
+        }
+        self.begin(Step::Finalize);
+        if order.status() == Status::Ready {
+            let csr = acme::key::request(&record.key, &record.identifiers)?;
+            order.finalize(&csr).await?;
+        }
+        let chain = order.wait_certificate().await?;
+        self.begin(Step::Stage);
+        self.stage(session, record, chain).await
+    }
+
+    async fn authorize(&self, order: &mut Order) -> Result<(), Failure> {
+        self.begin(Step::Authorize);
+        let challenges = order.challenges().await?;
+        let ChallengeMethod::Http01(method) = &self.certificate.challenge;
+        let journal = journal(self.shared);
+        let mut published = Vec::with_capacity(challenges.len());
+        let mut outcome = Ok(());
+        for challenge in &challenges {
+            match self.shared.solver.publish(method, challenge, &journal).await {
+                Ok(one) => published.push(one),
+                Err(failure) => {
+                    outcome = Err(failure);
+                    break;
+                }
+            }
+        }
+        if outcome.is_ok() {
+            outcome = async {
+                order.respond().await?;
+                order.wait_ready(all_served(&published)).await
+            }
+            .await;
+        }
+        if let Err(failure) = &mut outcome {
+            explain(failure, &published);
+        }
+        for one in published {
+            if let Err(failure) = one.withdraw().await {
+                job::warn(self.shared, &self.certificate.name, &failure);
+            }
+        }
+        outcome
+    }
+
+    async fn stage(
+        &self,
+        session: &Session,
+        record: &OrderRecord,
+        chain: String,
+    ) -> Result<(), Failure> {
+        let now = self.shared.now();
+        let refused = |error: cert::CertError| {
+            let summary = format!("the CA sent a certificate that is not the one ordered: {error}");
+            Failure::retry(Step::Download, summary).by_issuer()
+        };
+        let checked = pem::certificates(chain.as_bytes()).map_err(cert::CertError::from);
+        let checked = checked.and_then(|members| {
+            let ordered = record.identifiers.iter().cloned().collect();
+            let public_key = acme::key::public_key(&record.key)
+                .map_err(|failure| cert::CertError::NotACertificate(failure.to_string()))?;
+            let leaf = cert::check_issued(&members, &public_key, &ordered, now)?;
+            let text: String =
+                members.iter().map(|member| pem::encode(pem::Kind::Certificate, member)).collect();
+            Ok((leaf, text))
+        });
+        let (leaf, text) = match checked {
+            Ok(checked) => checked,
+            Err(error) => {
+                // The same order would give the same certificate again.
+                self.forget_order().await;
+                return Err(refused(error));
+            }
+        };
+        let new = NewGeneration {
+            certificate: self.certificate.name.clone(),
+            origin: Some(Origin {
+                issuer: self.issuer.name.clone(),
+                directory: self.issuer.directory.clone(),
+                account: session.account_url().to_owned(),
+                order: record.url.clone(),
+                profile: record.profile.clone(),
+            }),
+            staged_at: now,
+        };
+        let mut issued = ledger::retained(&self.observed.attempts.issued, now);
+        issued.push(IssuedRecord {
+            at: now,
+            identifiers: leaf.identifiers.iter().cloned().collect(),
+            lifetime: leaf.lifetime().as_secs(),
+        });
+        let attempts = Attempts { version: VERSION, issued, ..Attempts::default() };
+        let key = record.key.clone();
+        let generation = self
+            .shared
+            .on_disk(move |store| {
+                let generation = store.stage(&new, &key, &text)?;
+                store.write_attempts(&new.certificate, &attempts)?;
+                store.remove_order(&new.certificate)?;
+                Ok(generation)
+            })
+            .await
+            .map_err(|error| error.failure(Step::Stage))?;
+        self.shared.tell(Event::Issued {
+            certificate: self.certificate.name.clone(),
+            generation: generation.meta.number,
+            issuer: self.issuer.name.clone(),
+            not_after: leaf.not_after,
+            fingerprint: leaf.fingerprint,
+        });
+        Ok(())
+    }
+
+    async fn forget_order(&self) {
+        let name = self.certificate.name.clone();
+        let done = self.shared.on_disk(move |store| store.remove_order(&name)).await;
+        if let Err(error) = done {
+            job::warn(self.shared, &self.certificate.name, &error);
+        }
+    }
+
+    fn begin(&self, step: Step) {
+        begin(self.shared, self.certificate, step);
+    }
+}
+
+/// Ends when the CA has fetched every answer, which is the best moment for a first look
+async fn all_served(published: &[Published]) {
+    for one in published {
+        one.served().await;
+    }
+}
+
+/// Say that a proxy in front changes the host, if one was seen to
+fn explain(failure: &mut Failure, published: &[Published]) {
+    if let Some(host) = published.iter().find_map(Published::refused_host) {
+        let summary = format!(
+            "{}; our listener was asked for the host `{host}`: let the proxy in front pass `Host` on",
+            failure.summary
+        );
+        failure.summary = External::new(summary);
+    }
+}
+
+fn is_unknown_account(failure: &Failure) -> bool {
+    failure.problem.as_ref().is_some_and(|problem| problem.as_str() == "accountDoesNotExist")
+}

@@ -1,0 +1,333 @@
+//! One certificate's work, from looking again under its lock to a result.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::agent::{Shared, deployment, issuance};
+use crate::cert::AriId;
+use crate::config::{Certificate, Config};
+use crate::event::Event;
+use crate::failure::Failure;
+use crate::name::{CertName, IssuerName};
+use crate::plan::window::{self, Seed};
+use crate::plan::{self, Action, Decision, Observed, Request, Snapshot, backoff};
+use crate::record::{Attempts, RenewalInfo, VERSION};
+use crate::store::{Lock, StoreError};
+use crate::text::External;
+use crate::time::Timestamp;
+
+/// What a job is about
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Bringing a certificate to its targets
+    Deployment,
+    /// Anything that asks a CA
+    Order,
+}
+
+/// How a job left a certificate
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) certificate: CertName,
+    /// What is on disk now; `None` when it could not be looked at
+    pub(crate) observed: Option<Observed>,
+    /// Another process works on it
+    pub(crate) held_elsewhere: bool,
+    /// An attempt failed and the disk does not know: no other one before this moment
+    pub(crate) paused: Option<Timestamp>,
+}
+
+impl Done {
+    fn new(certificate: CertName, observed: Option<Observed>) -> Self {
+        Self { certificate, observed, held_elsewhere: false, paused: None }
+    }
+
+    fn held_elsewhere(certificate: CertName) -> Self {
+        Self { held_elsewhere: true, ..Self::new(certificate, None) }
+    }
+}
+
+/// Ask the CA whatever is due for one certificate
+pub(crate) async fn work(
+    shared: Shared,
+    config: Arc<Config>,
+    certificate: Certificate,
+    mut request: Request,
+) -> Done {
+    let name = certificate.name.clone();
+    let lock = match lock(&shared, &name).await {
+        Ok(Some(lock)) => lock,
+        Ok(None) => return Done::held_elsewhere(name),
+        Err(error) => {
+            warn(&shared, &name, &error);
+            return Done::new(name, None);
+        }
+    };
+    let certificate = Arc::new(certificate);
+    let mut observed = look(&shared, &certificate).await;
+    let mut paused = None;
+    for _ in 0..ROUNDS {
+        let Some(seen) = &mut observed else { break };
+        // Asked again under the lock: another process may have done it meanwhile.
+        seen.request = request;
+        let Some(decision) = decide(&shared, &config, &certificate, seen) else { break };
+        let Some(action) = decision.actions.iter().find(|a| !matches!(a, Action::Deploy { .. }))
+        else {
+            break;
+        };
+        let reason = decision.reason.to_string();
+        let attempts = seen.attempts.clone();
+        match action {
+            Action::Adopt => adopt(&shared, &certificate).await,
+            Action::RenewalInfo { issuer } => {
+                let ask = Inquiry { config: &config, issuer, observed: seen, attempts };
+                ask.ask(&shared, &certificate).await;
+            }
+            Action::Issue => {
+                shared.tell(Event::Planned { certificate: name.clone(), reason });
+                request = Request::Now;
+                let seed =
+                    seen.held.as_ref().map_or_else(|| Seed::of_name(name.as_str()), Seed::of);
+                let lifetime = seen.held.as_ref().map(|held| held.leaf.lifetime());
+                if let Err(failure) = issuance::issue(&shared, &config, &certificate, seen).await {
+                    let failed = Failed { attempts, failure, seed, lifetime };
+                    paused = failed.record(&shared, &name).await;
+                    if paused.is_some() {
+                        break;
+                    }
+                }
+            }
+            Action::Deploy { .. } => {}
+        }
+        observed = look(&shared, &certificate).await;
+    }
+    drop(lock);
+    Done { paused, ..Done::new(name, observed) }
+}
+
+/// Bring the certificates of one group to their targets, reloading once for all
+pub(crate) async fn deploy(
+    shared: Shared,
+    config: Arc<Config>,
+    group: Vec<Certificate>,
+    requests: BTreeMap<CertName, Request>,
+) -> Vec<Done> {
+    let mut locks = Vec::new();
+    let mut due = Vec::new();
+    let mut done = Vec::new();
+    for certificate in group {
+        let name = certificate.name.clone();
+        match lock(&shared, &name).await {
+            Ok(Some(lock)) => locks.push(lock),
+            Ok(None) => {
+                done.push(Done::held_elsewhere(name));
+                continue;
+            }
+            Err(error) => {
+                warn(&shared, &name, &error);
+                done.push(Done::new(name, None));
+                continue;
+            }
+        }
+        let certificate = Arc::new(certificate);
+        if let Some(mut seen) = look(&shared, &certificate).await {
+            seen.request = requests.get(&name).copied().unwrap_or_default();
+            if let Some(decision) = decide(&shared, &config, &certificate, &seen) {
+                due.extend(deployment::due(&certificate, &decision, &seen));
+            }
+        }
+        done.push(Done::new(name, None));
+    }
+    deployment::deploy(&shared, due).await;
+    for one in done.iter_mut().filter(|one| !one.held_elsewhere) {
+        let certificate = config.certificates.get(&one.certificate).cloned();
+        if let Some(certificate) = certificate {
+            one.observed = look(&shared, &Arc::new(certificate)).await;
+        }
+    }
+    drop(locks);
+    done
+}
+
+/// The lock of one certificate, waited for a moment; `None`: another process keeps it
+async fn lock(shared: &Shared, name: &CertName) -> Result<Option<Lock>, StoreError> {
+    let mut waited = std::time::Duration::ZERO;
+    let mut wait = std::time::Duration::from_millis(10);
+    loop {
+        let name = name.clone();
+        if let Some(lock) = shared.on_disk(move |store| store.lock_certificate(&name)).await? {
+            return Ok(Some(lock));
+        }
+        if waited >= LOCK_PATIENCE {
+            return Ok(None);
+        }
+        tokio::time::sleep(wait).await;
+        waited += wait;
+        wait = (wait * 2).min(std::time::Duration::from_millis(500));
+    }
+}
+
+/// See what is on disk under the lock, after putting right what a crash left
+async fn look(shared: &Shared, certificate: &Arc<Certificate>) -> Option<Observed> {
+    let (certificate, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
+    let name = certificate.name.clone();
+    let seen = shared
+        .on_disk(move |store| {
+            let mut tell = |event| events(event);
+            store.recover_one(&certificate)?;
+            let observed = store.observe_one(&certificate, &mut tell);
+            // An order whose certificate is staged is finished: a crash came between the two.
+            let finished =
+                observed.order.as_ref().zip(observed.held.as_ref()).is_some_and(|(order, held)| {
+                    held.meta.origin.as_ref().is_some_and(|o| o.order == order.url.as_str())
+                });
+            if finished {
+                store.remove_order(&certificate.name)?;
+                return Ok(Observed { order: None, ..observed });
+            }
+            Ok(observed)
+        })
+        .await;
+    seen.map_err(|error| warn(shared, &name, &error)).ok()
+}
+
+fn decide(
+    shared: &Shared,
+    config: &Config,
+    certificate: &Certificate,
+    observed: &Observed,
+) -> Option<Decision> {
+    let only = BTreeMap::from([(certificate.name.clone(), certificate.clone())]);
+    let config = Config { certificates: only, ..config.clone() };
+    let seen = BTreeMap::from([(certificate.name.clone(), observed.clone())]);
+    plan::plan(shared.now(), &config, &Snapshot { certificates: seen }).decisions.pop()
+}
+
+async fn adopt(shared: &Shared, certificate: &Arc<Certificate>) {
+    let (now, wanted) = (shared.now(), Arc::clone(certificate));
+    let adopted = shared.on_disk(move |store| store.adopt(&wanted, now)).await;
+    match adopted {
+        Ok(Some(generation)) => {
+            let leaf = crate::cert::Leaf::from_pem(generation.chain.as_bytes());
+            shared.tell(Event::Adopted {
+                certificate: certificate.name.clone(),
+                generation: generation.meta.number,
+                not_after: leaf.map(|leaf| leaf.not_after).unwrap_or_default(),
+            });
+        }
+        Ok(None) => {}
+        Err(error) => warn(shared, &certificate.name, &error),
+    }
+}
+
+/// One question for renewal information; every error of it is soft
+struct Inquiry<'a> {
+    config: &'a Config,
+    issuer: &'a IssuerName,
+    observed: &'a Observed,
+    attempts: Attempts,
+}
+
+impl Inquiry<'_> {
+    async fn ask(mut self, shared: &Shared, certificate: &Certificate) {
+        let Some(held) = &self.observed.held else { return };
+        let Some(id) = &held.leaf.ari_id else { return };
+        let now = shared.now();
+        let before = self.attempts.renewal_info.take();
+        let before = before.filter(|info| info.fingerprint == held.leaf.fingerprint);
+        let answer = self.answer(shared, id).await;
+        let info = match answer {
+            Ok(answer) => {
+                let window = answer.window.and_then(|window| window::sane(window, &held.leaf));
+                shared.tell(Event::RenewalInfoFetched {
+                    certificate: certificate.name.clone(),
+                    renew_at: window.map(|window| window::drawn(window, Seed::of(held))),
+                    explanation_url: answer.explanation_url.clone(),
+                });
+                RenewalInfo {
+                    fingerprint: held.leaf.fingerprint,
+                    window,
+                    explanation_url: answer.explanation_url,
+                    next_check: now.after(answer.retry_after),
+                    failures: 0,
+                }
+            }
+            Err(failure) => {
+                let failures = before.as_ref().map_or(0, |info| info.failures).saturating_add(1);
+                warn(shared, &certificate.name, &failure);
+                RenewalInfo {
+                    fingerprint: held.leaf.fingerprint,
+                    window: before.as_ref().and_then(|info| info.window),
+                    explanation_url: before.and_then(|info| info.explanation_url),
+                    next_check: backoff::after_failed_renewal_info(now, failures, Seed::of(held)),
+                    failures,
+                }
+            }
+        };
+        let attempts =
+            Attempts { version: VERSION, renewal_info: Some(info), ..self.attempts.clone() };
+        // Asked again too early at worst.
+        write_attempts(shared, &certificate.name, attempts).await.unwrap_or_default();
+    }
+
+    async fn answer(
+        &self,
+        shared: &Shared,
+        id: &AriId,
+    ) -> Result<crate::acme::RenewalInfoAnswer, Failure> {
+        let session = shared.sessions.open(shared, self.config, self.issuer).await?;
+        session.renewal_info(id).await
+    }
+}
+
+/// A failed attempt at a new certificate
+struct Failed {
+    attempts: Attempts,
+    failure: Failure,
+    seed: Seed,
+    lifetime: Option<std::time::Duration>,
+}
+
+impl Failed {
+    /// Put it on disk; the moment of the next attempt if the disk did not take it
+    async fn record(self, shared: &Shared, name: &CertName) -> Option<Timestamp> {
+        let now = shared.now();
+        let failures = self.attempts.failures.saturating_add(1);
+        let class = &self.failure.class;
+        let next = backoff::after_failure(now, failures, class, self.lifetime, self.seed);
+        shared.tell(Event::Failed {
+            certificate: name.clone(),
+            target: None,
+            failure: self.failure.clone(),
+            next,
+        });
+        let attempts = Attempts {
+            version: VERSION,
+            failures,
+            last_failure: Some(self.failure),
+            failed_at: Some(now),
+            not_before: Some(next),
+            ..self.attempts
+        };
+        write_attempts(shared, name, attempts).await.err().map(|()| next)
+    }
+}
+
+async fn write_attempts(shared: &Shared, name: &CertName, attempts: Attempts) -> Result<(), ()> {
+    let owned = name.clone();
+    let written = shared.on_disk(move |store| store.write_attempts(&owned, &attempts)).await;
+    written.map_err(|error| warn(shared, name, &error))
+}
+
+pub(crate) fn warn(shared: &Shared, name: &CertName, error: &dyn std::fmt::Display) {
+    shared.tell(Event::Warned {
+        certificate: Some(name.clone()),
+        message: External::new(error.to_string()),
+    });
+}
+
+/// Taking over, asking when, and ordering, and one to spare
+const ROUNDS: u32 = 4;
+
+/// How long another process may keep a certificate before it is left to it
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -1,0 +1,78 @@
+//! The store as the place where challenge artefacts are written down before they exist.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::agent::Shared;
+use crate::challenge::{self, Entry, Journal};
+use crate::event::Event;
+use crate::record::{Artefact, PublishedRecord, VERSION};
+use crate::store::{PublishedId, Store, StoreError};
+use crate::text::External;
+use crate::time::Timestamp;
+
+/// The store's journal of challenge artefacts
+pub(crate) fn journal(shared: &Shared) -> Arc<dyn Journal> {
+    Arc::new(Recorder { store: shared.store.clone(), now: shared.now() })
+}
+
+/// Withdraw what a crash left published
+pub(crate) fn sweep(store: &Store, tell: &(dyn Fn(Event) + Send + Sync)) {
+    let warn = |error: &dyn std::fmt::Display| {
+        let message = External::new(format!("a challenge file may be left behind: {error}"));
+        tell(Event::Warned { certificate: None, message });
+    };
+    let records = match store.published() {
+        Ok(records) => records,
+        Err(error) => return warn(&error),
+    };
+    for (id, record) in records {
+        let swept = challenge::sweep(&record.artefact);
+        if let Err(error) = swept {
+            warn(&error);
+        } else if let Err(error) = store.forget_published(&id) {
+            warn(&error);
+        }
+    }
+}
+
+struct Recorder {
+    store: Store,
+    now: Timestamp,
+}
+
+impl Recorder {
+    fn written(&self, artefact: &Artefact) -> PublishedRecord {
+        PublishedRecord { version: VERSION, artefact: artefact.clone(), created_at: self.now }
+    }
+}
+
+impl Journal for Recorder {
+    fn record(&self, artefact: &Artefact) -> io::Result<Box<dyn Entry>> {
+        let id = self.store.record_published(&self.written(artefact)).map_err(foreign)?;
+        Ok(Box::new(Recorded { store: self.store.clone(), now: self.now, id }))
+    }
+}
+
+#[derive(Debug)]
+struct Recorded {
+    store: Store,
+    now: Timestamp,
+    id: PublishedId,
+}
+
+impl Entry for Recorded {
+    fn amend(&self, artefact: &Artefact) -> io::Result<()> {
+        let written =
+            PublishedRecord { version: VERSION, artefact: artefact.clone(), created_at: self.now };
+        self.store.amend_published(&self.id, &written).map_err(foreign)
+    }
+
+    fn forget(self: Box<Self>) -> io::Result<()> {
+        self.store.forget_published(&self.id).map_err(foreign)
+    }
+}
+
+fn foreign(error: StoreError) -> io::Error {
+    io::Error::other(error)
+}

@@ -1,0 +1,64 @@
+//! What a renewal would do to the servers, done with the certificate that is there.
+
+use crate::agent::{Shared, deployment};
+use crate::cert::Leaf;
+use crate::config::{Certificate, Target};
+use crate::deploy::{self, HookContext};
+use crate::failure::{Failure, Step};
+use crate::probe::Wanted;
+
+/// Run the real check, reload and verification of a target with the certificate it has now
+///
+/// No file changes and no CA is asked. Gives the number of addresses that were seen to serve it.
+///
+/// # Errors
+/// The first step that fails, as it would fail after a renewal.
+pub async fn rehearse(
+    shared: &Shared,
+    certificate: &Certificate,
+    target: &Target,
+) -> Result<usize, Failure> {
+    let (name, place) = (certificate.name.clone(), target.name.clone());
+    let held = shared
+        .on_disk(move |store| {
+            let record = store.deploy(&name, &mut |_| ())?;
+            let number = record.targets.get(&place).filter(|r| r.installed_at.is_some());
+            match number {
+                Some(record) => store.generation(&name, record.generation),
+                None => Ok(None),
+            }
+        })
+        .await
+        .map_err(|error| error.failure(Step::Install))?;
+    let Some(generation) = held else {
+        return Err(Failure::retry(Step::Install, "no certificate is installed there yet"));
+    };
+    let leaf = Leaf::from_pem(generation.chain.as_bytes())
+        .map_err(|error| Failure::retry(Step::Install, error.to_string()))?;
+    let context = HookContext {
+        certificate: &certificate.name,
+        target: &target.name,
+        generation: generation.meta.number,
+        identifiers: &certificate.identifiers,
+        outputs: &target.outputs,
+        fingerprint: leaf.fingerprint,
+        not_after: leaf.not_after,
+        reason: "the operator rehearses the deployment",
+    };
+    let report = |event| shared.tell(event);
+    if let Some(check) = &target.check {
+        deployment::begin(shared, certificate, Step::Check);
+        deploy::check(check, &[context], &report).await?;
+    }
+    if let Some(reload) = &target.reload {
+        deployment::begin(shared, certificate, Step::Reload);
+        deploy::reload(reload, &[context], &report).await?;
+    }
+    let wanted = Wanted { leaf: leaf.fingerprint, previous: None };
+    let mut addresses = 0;
+    for endpoint in &target.verify {
+        deployment::begin(shared, certificate, Step::Verify);
+        addresses += shared.prober.verify(endpoint, wanted).await?;
+    }
+    Ok(addresses)
+}

@@ -1,0 +1,72 @@
+//! Secrets, read from where the configuration says at each use.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::SecretSource;
+use crate::failure::{Failure, Step};
+use crate::secret::Secret;
+
+/// Looks a variable of the environment up
+pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// Where secrets are read
+#[derive(Clone)]
+pub struct Secrets {
+    variables: Variables,
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secrets")
+    }
+}
+
+impl Secrets {
+    /// Read secrets with this environment
+    pub fn new(variables: Variables) -> Self {
+        Self { variables }
+    }
+
+    /// Read one secret; a trailing line end is not part of it
+    ///
+    /// # Errors
+    /// Names the source and what a human must do; never what was read.
+    pub fn read(&self, source: &SecretSource) -> Result<Secret<String>, Failure> {
+        let refuse =
+            |what: String, remedy: &str| Failure::needs_operator(Step::Prepare, what, remedy);
+        let path = match source {
+            SecretSource::Environment(name) => {
+                let value = (self.variables)(name).ok_or_else(|| {
+                    refuse(format!("the environment has no `{name}`"), "set the variable")
+                })?;
+                return Ok(Secret::new(value.trim_end_matches(['\n', '\r']).to_owned()));
+            }
+            SecretSource::Credential(name) => {
+                let directory = (self.variables)("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                    refuse(
+                        format!("there is no systemd credential `{name}`: CREDENTIALS_DIRECTORY is not set"),
+                        "add LoadCredential= to the unit",
+                    )
+                })?;
+                PathBuf::from(directory).join(name)
+            }
+            SecretSource::File(path) => path.clone(),
+        };
+        let text = std::fs::read(&path).map_err(|error| {
+            refuse(
+                format!("cannot read the secret {}: {error}", path.display()),
+                "make the file readable for certkeep",
+            )
+        })?;
+        let text = Secret::new(text);
+        match std::str::from_utf8(text.expose()) {
+            Ok(value) => Ok(Secret::new(value.trim_end_matches(['\n', '\r']).to_owned())),
+            Err(_) => Err(refuse(
+                format!("the secret {} is not text", path.display()),
+                "put the secret there as the CA gave it out",
+            )),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The agent that stays: one loop over the closed list of what can wake it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::agent::{Agent, Rounds, sleep_until};
+use crate::config::Config;
+use crate::event::Event;
+use crate::plan::Plan;
+use crate::signal::Request;
+use crate::store::StoreError;
+use crate::systemd::Systemd;
+use crate::time::Timestamp;
+use crate::watch::Watch;
+
+/// What a reading of the configuration gave: it, or every mistake in it
+pub type Reloaded = Result<Config, Vec<String>>;
+
+/// What the loop listens to and tells, beside its jobs
+pub struct Controls {
+    /// What the operator says, by signals of the process
+    pub signals: tokio::sync::mpsc::Receiver<Request>,
+    /// The service manager, if it is to be told
+    pub systemd: Option<Systemd>,
+    /// The configuration file
+    pub config_path: PathBuf,
+    /// Reads the configuration file anew
+    pub read_config: Box<dyn Fn() -> Reloaded + Send>,
+}
+
+impl std::fmt::Debug for Controls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Controls").field("config_path", &self.config_path).finish_non_exhaustive()
+    }
+}
+
+/// What can wake the loop
+enum Wake {
+    /// A job ended
+    Done(Result<Vec<super::job::Done>, tokio::task::JoinError>),
+    /// Something changed on disk
+    Changed,
+    /// The operator wants the configuration read again
+    Reload,
+    /// The operator or systemd wants an end
+    Stop(&'static str),
+    /// The planner's moment, the minute's look at the files, or the watchdog's turn
+    Tick,
+}
+
+impl Agent {
+    /// Keep the certificates alive until told to stop
+    ///
+    /// # Errors
+    /// When the state directory cannot be looked at, at the start.
+    pub async fn run(mut self, mut controls: Controls) -> Result<(), StoreError> {
+        let _at_work = self.recover().await?;
+        self.observe().await?;
+        let mut watch = Watch::new(self.watched(controls.config_path.clone()));
+        self.tell_watch(&mut watch);
+        let certificates = self.config.certificates.len();
+        self.shared.tell(Event::Started { certificates });
+        let mut told = Told::new(controls.systemd);
+        let mut last_text = (controls.read_config)().ok();
+        let mut rounds = Rounds::default();
+        let mut looked_at = self.shared.now();
+        let stopped = loop {
+            let plan = self.start_due(&mut rounds);
+            told.turn(&self.status_text(&plan));
+            let next = self.next_look(&plan, looked_at, told.interval());
+            match self.wake(&mut controls, &mut watch, next).await {
+                Wake::Done(done) => {
+                    self.finish(done);
+                    if self.jobs.is_empty() {
+                        self.shared.sessions.close_idle();
+                    }
+                }
+                Wake::Changed => {
+                    self.take_over(&mut controls, &mut last_text, &mut watch);
+                    self.look_again().await;
+                    looked_at = self.shared.now();
+                }
+                Wake::Reload => {
+                    told.reloading();
+                    self.take_over(&mut controls, &mut last_text, &mut watch);
+                    self.look_again().await;
+                    looked_at = self.shared.now();
+                    told.reloaded();
+                }
+                Wake::Stop(reason) => break reason,
+                Wake::Tick => {
+                    let now = self.shared.now();
+                    if now.since(looked_at) >= LOOK_EVERY || now < looked_at {
+                        rounds = Rounds::default();
+                        // Held elsewhere is no verdict for ever.
+                        self.held_elsewhere.clear();
+                        self.look_again().await;
+                        looked_at = now;
+                    }
+                }
+            }
+        };
+        told.stopping();
+        let drained = self.drain().await;
+        let reason = if drained {
+            format!("{stopped}, every job had ended")
+        } else {
+            format!("{stopped}, some jobs were cut off and go on next time")
+        };
+        self.shared.tell(Event::Stopped { reason });
+        Ok(())
+    }
+
+    /// The only place where the loop waits
+    async fn wake(&mut self, controls: &mut Controls, watch: &mut Watch, at: Timestamp) -> Wake {
+        tokio::select! {
+            Some(done) = self.jobs.join_next() => Wake::Done(done),
+            signal = controls.signals.recv() => match signal {
+                Some(Request::Reload) => Wake::Reload,
+                Some(Request::Stop(why)) => Wake::Stop(why),
+                None => Wake::Stop("nobody is left to tell it anything"),
+            },
+            () = watch.changed() => Wake::Changed,
+            () = sleep_until(&*self.shared.clock, at) => Wake::Tick,
+        }
+    }
+
+    fn next_look(
+        &self,
+        plan: &Plan,
+        looked_at: Timestamp,
+        watchdog: Option<Duration>,
+    ) -> Timestamp {
+        let now = self.shared.now();
+        let busy = plan.decisions.iter().all(|d| d.actions.is_empty() || self.is_taken(d));
+        // What is due and cannot be started now is looked at with the files.
+        let planned = if busy { self.idle_wake(plan) } else { self.batch_ends() };
+        let mut next = planned.min(looked_at.after(LOOK_EVERY)).min(self.batch_ends());
+        if let Some(interval) = watchdog {
+            next = next.min(now.after(interval));
+        }
+        next
+    }
+
+    fn is_taken(&self, decision: &crate::plan::Decision) -> bool {
+        self.busy.contains_key(&decision.certificate)
+            || self.held_elsewhere.contains(&decision.certificate)
+    }
+
+    /// The soonest moment of a certificate that nobody works on
+    fn idle_wake(&self, plan: &Plan) -> Timestamp {
+        let idle = plan.decisions.iter().filter(|decision| decision.actions.is_empty());
+        let latest = self.shared.now().after(crate::plan::LONGEST_SLEEP);
+        idle.map(|decision| decision.wake_at).min().unwrap_or(latest)
+    }
+
+    async fn look_again(&mut self) {
+        if let Err(error) = self.observe().await {
+            self.warn(None, format!("cannot look at the state directory: {error}"));
+        }
+    }
+
+    /// Take a changed configuration over whole, or refuse it whole
+    fn take_over(&mut self, controls: &mut Controls, last: &mut Option<Config>, watch: &mut Watch) {
+        match (controls.read_config)() {
+            Ok(config) if last.as_ref() == Some(&config) => {}
+            Ok(config) if config.state_dir != self.config.state_dir => {
+                let errors = vec!["`state_dir` cannot change while running: restart".to_owned()];
+                self.shared.tell(Event::ConfigurationRefused { errors });
+                *last = Some(config);
+            }
+            Ok(config) => {
+                *last = Some(config.clone());
+                let certificates = config.certificates.len();
+                self.config = Arc::new(config);
+                self.shared.tell(Event::ConfigurationAccepted { certificates });
+            }
+            Err(errors) => {
+                if last.take().is_some() {
+                    self.shared.tell(Event::ConfigurationRefused { errors });
+                }
+            }
+        }
+        watch.retarget(self.watched(controls.config_path.clone()));
+        self.tell_watch(watch);
+    }
+
+    fn tell_watch(&self, watch: &mut Watch) {
+        for problem in watch.problems() {
+            self.warn(None, problem);
+        }
+    }
+
+    fn status_text(&self, plan: &Plan) -> String {
+        let all = plan.decisions.len();
+        let live = plan.decisions.iter().filter(|d| d.state.as_str() == "live").count();
+        let working = self.busy.len();
+        format!("{live} of {all} certificates live, working on {working}, next {}", plan.wake_at)
+    }
+
+    /// Let deployments end; orders are cut off, since they go on where they stopped
+    async fn drain(&mut self) -> bool {
+        if self.busy.values().all(|kind| *kind == super::job::Kind::Order) {
+            let clean = self.jobs.is_empty();
+            self.jobs.shutdown().await;
+            return clean;
+        }
+        let all = async { while self.jobs.join_next().await.is_some() {} };
+        let drained = tokio::time::timeout(DRAIN, all).await.is_ok();
+        self.jobs.shutdown().await;
+        drained
+    }
+}
+
+/// What the service manager was told; that it cannot be reached stops nothing
+struct Told {
+    systemd: Option<Systemd>,
+    ready: bool,
+    status: String,
+}
+
+impl Told {
+    fn new(systemd: Option<Systemd>) -> Self {
+        Self { systemd, ready: false, status: String::new() }
+    }
+
+    /// One turn of the loop, which is what feeds the watchdog
+    fn turn(&mut self, status: &str) {
+        let Some(systemd) = &self.systemd else { return };
+        let told = if !self.ready {
+            systemd.ready(status)
+        } else if self.status != status {
+            systemd.status(status)
+        } else {
+            Ok(())
+        };
+        self.ready = true;
+        status.clone_into(&mut self.status);
+        told.and_then(|()| systemd.ping()).unwrap_or_default();
+    }
+
+    fn reloading(&mut self) {
+        if let Some(systemd) = self.systemd {
+            systemd.reloading().unwrap_or_default();
+        }
+    }
+
+    fn reloaded(&mut self) {
+        self.ready = false;
+    }
+
+    fn stopping(&self) {
+        if let Some(systemd) = self.systemd {
+            systemd.stopping().unwrap_or_default();
+        }
+    }
+
+    fn interval(&self) -> Option<Duration> {
+        self.systemd.as_ref().and_then(Systemd::ping_interval)
+    }
+}
+
+/// How often the content of every file is compared, whatever the kernel tells
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// How long a stop waits for servers to be reloaded
+const DRAIN: Duration = Duration::from_secs(25);

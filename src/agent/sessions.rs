@@ -1,0 +1,221 @@
+//! One account at each CA, opened once for all certificates that need it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+
+use crate::acme::{self, Directory, Eab, Session, Standing, Transport};
+use crate::agent::{Secrets, Shared};
+use crate::config::{Config, Issuer};
+use crate::event::Event;
+use crate::failure::{Failure, Step};
+use crate::name::IssuerName;
+use crate::record::AccountRecord;
+use crate::store::Lock;
+use crate::text::External;
+use crate::time::Timestamp;
+
+/// The accounts in use, by issuer
+#[derive(Debug)]
+pub struct Sessions {
+    secrets: Secrets,
+    open: std::sync::Mutex<BTreeMap<IssuerName, Slot>>,
+}
+
+/// One issuer's session, or how opening it last failed
+type Slot = Arc<Mutex<Option<Entry>>>;
+
+#[derive(Clone, Debug)]
+struct Entry {
+    opened_at: Timestamp,
+    /// What it was opened with: a changed issuer is opened anew
+    issuer: Issuer,
+    session: Result<Arc<Session>, Failure>,
+}
+
+impl Sessions {
+    /// No session yet; EAB keys are read through `secrets`
+    pub fn new(secrets: Secrets) -> Self {
+        Self { secrets, open: std::sync::Mutex::default() }
+    }
+
+    /// The session of an issuer, opened now if it is not
+    ///
+    /// However many certificates ask at once, the account is opened, and registered, once. A
+    /// failure is the answer for everyone who asks within half a minute.
+    ///
+    /// # Errors
+    /// Whatever kept the account from being opened.
+    pub async fn open(
+        &self,
+        shared: &Shared,
+        config: &Config,
+        name: &IssuerName,
+    ) -> Result<Arc<Session>, Failure> {
+        let Some(issuer) = config.issuer(name) else {
+            let summary = format!("no issuer `{name}` in the configuration");
+            return Err(Failure::retry(Step::Account, summary));
+        };
+        let slot = self.slot(name);
+        let mut entry = slot.lock().await;
+        let now = shared.now();
+        if let Some(known) = entry.as_ref().filter(|known| known.issuer == *issuer) {
+            let age = now.since(known.opened_at);
+            if age < if known.session.is_ok() { KEPT } else { KEPT_FAILED } {
+                return known.session.clone();
+            }
+        }
+        let session = self.connect(shared, issuer).await.map(Arc::new);
+        *entry = Some(Entry { opened_at: now, issuer: issuer.clone(), session: session.clone() });
+        session
+    }
+
+    /// Close what nobody uses, so that an idle agent holds no connections and no roots
+    pub fn close_idle(&self) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, slot| Arc::strong_count(slot) > 1);
+    }
+
+    /// Forget the account's URL, not its key: it is registered again when next opened
+    ///
+    /// # Errors
+    /// When the record cannot be written.
+    pub async fn forget_account(&self, shared: &Shared, issuer: &Issuer) -> Result<(), Failure> {
+        let slot = self.slot(&issuer.name);
+        let mut entry = slot.lock().await;
+        *entry = None;
+        let id = account_id(issuer);
+        let done = shared
+            .on_disk(move |store| {
+                let mut quiet = |_| ();
+                let record = store.account(&id.0, id.1.as_deref(), &mut quiet)?;
+                let Some(record) = record else { return Ok(()) };
+                store.write_account(&AccountRecord { url: None, ..record })
+            })
+            .await;
+        done.map_err(|error| error.failure(Step::Account))
+    }
+
+    fn slot(&self, name: &IssuerName) -> Slot {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(open.entry(name.clone()).or_default())
+    }
+
+    /// What an issuer's directory says, without touching the account
+    ///
+    /// # Errors
+    /// Whatever keeps the directory from being read.
+    pub async fn look(&self, shared: &Shared, issuer: &Issuer) -> Result<Directory, Failure> {
+        if let Some(eab) = &issuer.eab {
+            Eab::decode(&eab.key_id, &self.secrets.read(&eab.hmac_key)?)?;
+        }
+        Directory::fetch(&transport(shared, issuer)?).await
+    }
+
+    async fn connect(&self, shared: &Shared, issuer: &Issuer) -> Result<Session, Failure> {
+        let eab = match &issuer.eab {
+            Some(eab) => Some(Eab::decode(&eab.key_id, &self.secrets.read(&eab.hmac_key)?)?),
+            None => None,
+        };
+        let transport = transport(shared, issuer)?;
+        let (directory, key_id) = account_id(issuer);
+        // Kept until the account's URL is on disk, so that two processes make one account.
+        let _lock = lock(shared, &directory, key_id.as_deref()).await?;
+        let record = match read(shared, &directory, key_id.as_deref()).await? {
+            Some(record) => record,
+            None => {
+                let now = shared.now();
+                let key_id = key_id.as_deref();
+                let new = acme::new_account_record(&directory, key_id, &issuer.contact, now)?;
+                write(shared, &new).await?;
+                new
+            }
+        };
+        let opened = Session::open(&transport, &record, eab.as_ref()).await?;
+        if opened.record != record {
+            write(shared, &opened.record).await?;
+        }
+        let session = opened.session;
+        if opened.standing != Standing::Known {
+            shared.tell(Event::AccountReady {
+                issuer: issuer.name.clone(),
+                url: External::new(session.account_url()),
+                found: opened.standing == Standing::Found,
+            });
+        }
+        if opened.record.contact != issuer.contact {
+            session.update_contacts(&issuer.contact).await?;
+            let told = AccountRecord { contact: issuer.contact.clone(), ..opened.record };
+            write(shared, &told).await?;
+        }
+        Ok(session)
+    }
+}
+
+async fn read(
+    shared: &Shared,
+    directory: &str,
+    key_id: Option<&str>,
+) -> Result<Option<AccountRecord>, Failure> {
+    let (directory, key_id) = (directory.to_owned(), key_id.map(str::to_owned));
+    let events = Arc::clone(&shared.events);
+    let record = shared
+        .on_disk(move |store| {
+            store.account(&directory, key_id.as_deref(), &mut |event| events(event))
+        })
+        .await;
+    record.map_err(|error| error.failure(Step::Account))
+}
+
+async fn write(shared: &Shared, record: &AccountRecord) -> Result<(), Failure> {
+    let record = record.clone();
+    let done = shared.on_disk(move |store| store.write_account(&record)).await;
+    done.map_err(|error| error.failure(Step::Account))
+}
+
+/// The lock of an account, waited for as long as another process may take to register it
+async fn lock(shared: &Shared, directory: &str, key_id: Option<&str>) -> Result<Lock, Failure> {
+    for _ in 0..LOCK_TRIES {
+        let (directory, key_id) = (directory.to_owned(), key_id.map(str::to_owned));
+        let lock = shared
+            .on_disk(move |store| store.lock_account(&directory, key_id.as_deref()))
+            .await
+            .map_err(|error| error.failure(Step::Account))?;
+        if let Some(lock) = lock {
+            return Ok(lock);
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
+    Err(Failure::retry(Step::Account, "another process keeps the account locked"))
+}
+
+fn transport(shared: &Shared, issuer: &Issuer) -> Result<Transport, Failure> {
+    let roots = match &issuer.ca_file {
+        Some(path) => Some(std::fs::read(path).map_err(|error| {
+            Failure::needs_operator(
+                Step::Account,
+                format!("cannot read the roots {}: {error}", path.display()),
+                "put the CA's root certificate there, or correct `ca_file`",
+            )
+        })?),
+        None => None,
+    };
+    Transport::new(issuer, roots.as_deref(), Arc::clone(&shared.clock))
+}
+
+/// What identifies an account on disk: its directory and the external account it is bound to
+pub fn account_id(issuer: &Issuer) -> (String, Option<String>) {
+    (issuer.directory.clone(), issuer.eab.as_ref().map(|eab| eab.key_id.clone()))
+}
+
+/// How long a session is kept: its directory may change
+const KEPT: Duration = Duration::from_secs(3600);
+
+/// How long a failure to open one is the answer
+const KEPT_FAILED: Duration = Duration::from_secs(30);
+
+/// A minute in all
+const LOCK_TRIES: u32 = 600;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);

@@ -1,0 +1,170 @@
+//! `certkeep check`: everything that would make a renewal fail, found before it does.
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::agent::{Shared, account_id};
+use crate::cli::{Context, Exit, Stop, renew};
+use crate::config::{Certificate, Config, Issuer};
+use crate::deploy;
+use crate::failure::{Failure, FailureClass, Step};
+use crate::report;
+use crate::store::Store;
+use crate::text::External;
+
+/// Look for everything that would make a renewal fail
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Ask no CA
+    #[arg(long)]
+    offline: bool,
+}
+
+/// What `check` prints with `--json`
+#[derive(Serialize)]
+struct Checked {
+    version: u32,
+    findings: Vec<Finding>,
+}
+
+/// Something that is wrong, or that is worth knowing
+#[derive(Serialize)]
+struct Finding {
+    /// `error` or `info`
+    severity: &'static str,
+    /// The part of the configuration that it is about
+    about: String,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<External>,
+}
+
+impl Finding {
+    fn error(about: impl Into<String>, failure: &Failure) -> Self {
+        let remedy = match &failure.class {
+            FailureClass::NeedsOperator { what, .. } => Some(what.clone()),
+            _ => None,
+        };
+        let message = failure.summary.to_string();
+        Self { severity: "error", about: about.into(), message, remedy }
+    }
+
+    fn info(about: impl Into<String>, message: String) -> Self {
+        Self { severity: "info", about: about.into(), message, remedy: None }
+    }
+}
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
+    let config = context.config()?;
+    renew::refuse_empty(&config)?;
+    let mut findings = Vec::new();
+    let store = match Store::open(&config) {
+        Ok(store) => Some(store),
+        Err(error) => {
+            findings.push(Finding::error("state_dir", &error.failure(Step::Prepare)));
+            None
+        }
+    };
+    for certificate in config.certificates.values() {
+        targets(&mut findings, store.as_ref(), certificate);
+    }
+    if store.is_some() && !arguments.offline {
+        renew::runtime()?.block_on(async {
+            let shared = renew::shared(context, &config)?;
+            for issuer in config.issuers.values() {
+                directory(&mut findings, &shared, &config, issuer).await;
+            }
+            Ok::<_, Stop>(())
+        })?;
+    }
+    let well = findings.iter().all(|finding| finding.severity != "error");
+    if context.json {
+        context.print_json(&Checked { version: report::VERSION, findings })?;
+    } else {
+        for finding in &findings {
+            context.print(&format!(
+                "{}: {}: {}\n",
+                finding.severity, finding.about, finding.message
+            ))?;
+            if let Some(remedy) = &finding.remedy {
+                context.print(&format!("  hint: {remedy}\n"))?;
+            }
+        }
+        let count = config.certificates.len();
+        let verdict = if well { "nothing stands in the way of a renewal" } else { "see above" };
+        context.print(&format!("{count} certificates checked: {verdict}\n"))?;
+    }
+    Ok(if well { Exit::Well } else { Exit::Failed })
+}
+
+fn targets(findings: &mut Vec<Finding>, store: Option<&Store>, certificate: &Certificate) {
+    let about = format!("certificates.{}", certificate.name);
+    for error in store.map(|store| store.faults(certificate)).unwrap_or_default() {
+        findings.push(Finding::error(&about, &error.failure(Step::Prepare)));
+    }
+    for target in &certificate.targets {
+        if let Err(failure) = deploy::preflight(target) {
+            findings.push(Finding::error(format!("{about}.deploy"), &failure));
+        }
+        if target.verify.is_empty() {
+            let proposed = certificate.identifiers.first().map(|name| format!("{name}:443"));
+            findings.push(Finding::info(
+                format!("{about}.deploy.verify"),
+                format!(
+                    "no endpoint, so nothing proves that the certificate is served; try [\"{}\"]",
+                    proposed.unwrap_or_default()
+                ),
+            ));
+        }
+    }
+}
+
+/// Reach the CA's directory without registering anything
+async fn directory(findings: &mut Vec<Finding>, shared: &Shared, config: &Config, issuer: &Issuer) {
+    let about = format!("issuers.{}", issuer.name);
+    let facts = match shared.sessions.look(shared, issuer).await {
+        Ok(facts) => facts,
+        Err(failure) => {
+            findings.push(Finding::error(&about, &failure));
+            return;
+        }
+    };
+    if let Some(terms) = &facts.terms_of_service {
+        findings.push(Finding::info(&about, format!("its terms of service: {terms}")));
+    }
+    if facts.external_account_required && issuer.eab.is_none() {
+        let failure = Failure::needs_operator(
+            Step::Account,
+            "it takes only accounts that are bound to an external one",
+            "get a key from the CA and name it under `eab`",
+        );
+        findings.push(Finding::error(&about, &failure));
+    }
+    for certificate in config.certificates.values() {
+        let asked = certificate.issuers.contains(&issuer.name);
+        let profile = certificate.profile.as_ref().or(issuer.profile.as_ref()).filter(|_| asked);
+        let Some(profile) = profile.filter(|profile| !facts.profiles.contains_key(&profile.name))
+        else {
+            continue;
+        };
+        let what = format!("`{}` has no profile `{}`", issuer.name, profile.name);
+        let about = format!("certificates.{}.profile", certificate.name);
+        if profile.required {
+            let remedy = format!(
+                "choose one of: {}",
+                facts.profiles.keys().map(String::as_str).collect::<Vec<_>>().join(", ")
+            );
+            let step = Step::Order;
+            findings.push(Finding::error(about, &Failure::needs_operator(step, what, remedy)));
+        } else {
+            findings.push(Finding::info(about, format!("{what}; the CA chooses one")));
+        }
+    }
+    let (directory, key_id) = account_id(issuer);
+    if let Ok(Some(record)) = shared.store.account(&directory, key_id.as_deref(), &mut |_| ())
+        && record.url.is_some()
+        && let Err(failure) = shared.sessions.open(shared, config, &issuer.name).await
+    {
+        findings.push(Finding::error(&about, &failure));
+    }
+}

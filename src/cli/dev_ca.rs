@@ -1,0 +1,88 @@
+//! `certkeep dev-ca`: a CA for development, on the loopback interface.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::{Context, Exit, Stop, renew, run};
+use crate::dev_ca::{DevCa, Options, Resolve, Scheme};
+use crate::report;
+use crate::signal::Request;
+
+/// Serve a CA for development on the loopback interface
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Where to listen: a loopback address, port 0 for a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:14000")]
+    listen: SocketAddr,
+    /// Where the root certificate is written, for clients to trust
+    #[arg(long, value_name = "FILE", default_value = "certkeep-dev-ca.pem")]
+    root: PathBuf,
+    /// A profile and how many seconds its certificates are good for; the first is the default
+    #[arg(long = "profile", value_name = "NAME=SECONDS", default_value = "default=7776000")]
+    #[arg(value_parser = profile)]
+    profiles: Vec<(String, Duration)>,
+    /// The port where http-01 challenges are fetched
+    #[arg(long, value_name = "PORT", default_value_t = 80)]
+    http01_port: u16,
+    /// Resolve names by the system, in place of taking every name for loopback
+    #[arg(long)]
+    system_resolver: bool,
+    /// Speak plain HTTP
+    #[arg(long)]
+    plain: bool,
+}
+
+fn profile(text: &str) -> Result<(String, Duration), String> {
+    let (name, seconds) = text.split_once('=').ok_or("write NAME=SECONDS")?;
+    let seconds = seconds.parse().map_err(|_| format!("`{seconds}` is no number of seconds"))?;
+    Ok((name.to_owned(), Duration::from_secs(seconds)))
+}
+
+/// What is printed with `--json` once it listens
+#[derive(Serialize)]
+struct Serving<'a> {
+    version: u32,
+    directory: &'a str,
+    root: &'a PathBuf,
+}
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
+    let default_profile = match arguments.profiles.first() {
+        Some((name, _)) => name.clone(),
+        None => return Err(Stop::unexpected("name a profile")),
+    };
+    let options = Options {
+        listen: arguments.listen,
+        scheme: if arguments.plain { Scheme::Http } else { Scheme::Https },
+        profiles: arguments.profiles.iter().cloned().collect::<BTreeMap<_, _>>(),
+        default_profile,
+        http01_port: arguments.http01_port,
+        resolve: if arguments.system_resolver { Resolve::System } else { Resolve::Loopback },
+        ..Options::default()
+    };
+    renew::runtime()?.block_on(async {
+        let ca = DevCa::start(options, Arc::clone(&context.world.clock))
+            .await
+            .map_err(Stop::unexpected)?;
+        crate::store::write_public(&arguments.root, ca.root_pem().as_bytes())?;
+        let (directory, root) = (ca.directory(), &arguments.root);
+        if context.json {
+            context.print_json(&Serving { version: report::VERSION, directory, root })?;
+        } else {
+            context.print(&format!(
+                "directory: {directory}\nroot:      {}\nforgets everything when it ends\n",
+                root.display()
+            ))?;
+        }
+        let mut signals = run::signals()?;
+        while !matches!(signals.recv().await, Some(Request::Stop(_)) | None) {}
+        ca.stop().await;
+        Ok(Exit::Well)
+    })
+}

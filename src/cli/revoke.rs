@@ -1,0 +1,106 @@
+//! `certkeep revoke`: the CA takes a certificate back.
+
+use clap::{Args, ValueEnum};
+
+use crate::acme::RevocationReason;
+use crate::cli::{Context, Exit, Stop, deploy, renew};
+use crate::pem;
+use crate::record::{Attempts, VERSION};
+use crate::store::StoreError;
+
+/// Have a certificate revoked by its CA
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The certificate
+    name: String,
+    /// Why
+    #[arg(long)]
+    reason: Reason,
+    /// The generation; the newest if not given
+    #[arg(long, value_name = "NUMBER")]
+    generation: Option<u32>,
+}
+
+/// The reasons that CAs take from a subscriber
+///
+/// <https://www.rfc-editor.org/rfc/rfc5280#section-5.3.1>
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Reason {
+    /// None is given
+    Unspecified,
+    /// Somebody else may have the key
+    KeyCompromise,
+    /// Another certificate is in use
+    Superseded,
+    /// The names are no longer in use
+    CessationOfOperation,
+}
+
+impl From<Reason> for RevocationReason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Unspecified => Self::Unspecified,
+            Reason::KeyCompromise => Self::KeyCompromise,
+            Reason::Superseded => Self::Superseded,
+            Reason::CessationOfOperation => Self::CessationOfOperation,
+        }
+    }
+}
+
+pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
+    let mut config = context.config()?;
+    renew::restrict(&mut config, std::slice::from_ref(&arguments.name))?;
+    let Some(certificate) = config.certificates.values().next() else {
+        return Err(Stop::unexpected("no such certificate"));
+    };
+    let name = certificate.name.clone();
+    renew::runtime()?.block_on(async {
+        let shared = renew::shared(context, &config)?;
+        let Some(_lock) = shared.store.lock_certificate(&name)? else {
+            return Err(deploy::held(&name));
+        };
+        let number = match arguments.generation {
+            Some(number) => Some(number),
+            None => shared.store.generations(&name)?.iter().map(|meta| meta.number).max(),
+        };
+        let generation = match number {
+            Some(number) => shared.store.generation(&name, number)?,
+            None => None,
+        };
+        let Some(generation) = generation else {
+            return Err(Stop::new(Exit::Failed, format!("{name} has no such generation")));
+        };
+        let Some(origin) = &generation.meta.origin else {
+            return Err(Stop::new(
+                Exit::Failed,
+                "this certificate was found in files, so its account is unknown\n  \
+                 hint: revoke it with the client that ordered it",
+            ));
+        };
+        let issuer = config.issuers.values().find(|issuer| issuer.directory == origin.directory);
+        let Some(issuer) = issuer else {
+            return Err(Stop::new(
+                Exit::Failed,
+                format!("no issuer of the configuration has the directory {}", origin.directory),
+            ));
+        };
+        let session = shared.sessions.open(&shared, &config, &issuer.name).await?;
+        let chain = pem::certificates(generation.chain.as_bytes()).map_err(Stop::unexpected)?;
+        let leaf = chain.first().ok_or_else(|| Stop::unexpected("an empty generation"))?;
+        session.revoke(leaf, arguments.reason.into()).await?;
+        let fingerprint = generation.meta.fingerprint;
+        shared
+            .on_disk(move |store| {
+                let attempts = store.attempts(&name, &mut |_| ())?;
+                let revoked = Attempts { version: VERSION, revoked: Some(fingerprint), ..attempts };
+                store.write_attempts(&name, &revoked)
+            })
+            .await
+            .map_err(|error: StoreError| Stop::from(error))?;
+        context.print(&format!(
+            "generation {} is revoked\nhint: `certkeep renew {}` orders another one\n",
+            generation.meta.number, arguments.name
+        ))?;
+        Ok(Exit::Well)
+    })
+}
