@@ -385,7 +385,7 @@ fn resolver(ports: &Ports, manner: &Manner, folder: &Path) -> Daemon {
 }
 
 /// Lay down `ca.pem`, `tls.pem` and `tls.key`; the root comes back
-fn own_tls(folder: &Path, ip: IpAddr) -> CertificateDer<'static> {
+pub(crate) fn own_tls(folder: &Path, ip: IpAddr) -> CertificateDer<'static> {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
