@@ -142,6 +142,7 @@ fn the_rules_notice_what_they_forbid() {
     assert!(has("use std::{\n    env,\n    fmt,\n};", "std::env"));
     assert!(!has("// std::fs is for others\n/// [`std::fs`]", "std::fs"));
     assert!(!has("#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n", "std::fs"));
+    assert!(has("#[cfg(test)]\nmod tests;\nuse std::fs;\n", "std::fs"));
     let imports = |text: &str, room: &str| file("acme", text).imports(room).is_some();
     assert!(imports("use crate::store::Store;", "store"));
     assert!(imports("use crate::{cert::Leaf, store};", "store"));
@@ -219,9 +220,13 @@ fn source() -> Vec<Source> {
 fn code(text: &str) -> Vec<(usize, String)> {
     let mut lines = Vec::new();
     let mut open_use: Option<(usize, String)> = None;
-    for (index, line) in text.lines().enumerate() {
+    let mut all = text.lines().enumerate();
+    while let Some((index, line)) = all.next() {
         if line.starts_with("#[cfg(test)]") {
-            break;
+            match all.next() {
+                Some((_, block)) if block.ends_with('{') => break,
+                _ => continue,
+            }
         }
         let line = line.trim();
         if line.starts_with("//") {

@@ -20,8 +20,9 @@ const BANNED: [(&str, &str); 8] = [
 ];
 
 /// Licences under which a crate may be used, any one of those it offers
-const LICENCES: [&str; 9] = [
+const LICENCES: [&str; 10] = [
     "MIT",
+    "MIT-0",
     "Apache-2.0",
     "ISC",
     "BSD-3-Clause",
