@@ -29,10 +29,12 @@ enum Reason {
     /// None is given
     Unspecified,
     /// Somebody else may have the key
+    #[value(alias = "keyCompromise")]
     KeyCompromise,
     /// Another certificate is in use
     Superseded,
     /// The names are no longer in use
+    #[value(alias = "cessationOfOperation")]
     CessationOfOperation,
 }
 
