@@ -15,7 +15,7 @@ use crate::challenge::Solver;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
 use crate::name::CertName;
-use crate::plan::{self, Action, Plan, Request, Snapshot};
+use crate::plan::{self, Action, Observed, Plan, Request, Snapshot};
 use crate::probe::Prober;
 use crate::report::Report;
 use crate::store::{Lock, LockMode, Store, StoreError};
@@ -223,11 +223,15 @@ impl Agent {
             let paused = self.paused.get(name).is_some_and(|until| *until > now);
             let taken = self.busy.contains_key(name) || self.held_elsewhere.contains(name);
             let idle = !paused && !taken;
-            if !idle || decision.actions.is_empty() || !rounds.may_start(name) {
+            let seen = self.snapshot.certificates.get(name);
+            let leftover = seen.is_some_and(Observed::is_order_finished);
+            let anything = leftover || !decision.actions.is_empty();
+            if !idle || !anything || !rounds.may_start(name) {
                 continue;
             }
             let Some(certificate) = self.config.certificates.get(name) else { continue };
-            let orders = decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
+            let orders =
+                leftover || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
             if orders {
                 rounds.started(name);
                 self.start_job(certificate.clone());

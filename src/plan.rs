@@ -349,8 +349,10 @@ fn hold_back(
     let named_by_ca = last_failure
         .as_ref()
         .is_some_and(|failure| matches!(failure.class, FailureClass::NotBefore { .. }));
+    // No rung of the ladder is that far away: the record itself cannot be trusted.
+    let out_of_reach = not_before.is_some_and(|until| until > now.after(LONGEST_SLEEP * 200));
     if let Some(until) = not_before.filter(|until| *until > now)
-        && (!forced || named_by_ca)
+        && (!forced || named_by_ca || out_of_reach)
     {
         return Some(HeldBack::Backoff { until });
     }

@@ -176,12 +176,7 @@ async fn look(shared: &Shared, certificate: &Arc<Certificate>) -> Option<Observe
             let mut tell = |event| events(event);
             store.recover_one(&certificate)?;
             let observed = store.observe_one(&certificate, &mut tell);
-            // An order whose certificate is staged is finished: a crash came between the two.
-            let finished =
-                observed.order.as_ref().zip(observed.held.as_ref()).is_some_and(|(order, held)| {
-                    held.meta.origin.as_ref().is_some_and(|o| o.order == order.url.as_str())
-                });
-            if finished {
+            if observed.is_order_finished() {
                 store.remove_order(&certificate.name)?;
                 return Ok(Observed { order: None, ..observed });
             }

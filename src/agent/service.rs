@@ -12,7 +12,7 @@ use crate::signal::Request;
 use crate::store::StoreError;
 use crate::systemd::Systemd;
 use crate::time::Timestamp;
-use crate::watch::Watch;
+use crate::watch::{Hint, Watch};
 
 /// What a reading of the configuration gave: it, or every mistake in it
 pub type Reloaded = Result<Config, Vec<String>>;
@@ -39,8 +39,8 @@ impl std::fmt::Debug for Controls {
 enum Wake {
     /// A job ended
     Done(Result<Vec<super::job::Done>, tokio::task::JoinError>),
-    /// Something changed on disk
-    Changed,
+    /// Something may have changed on disk
+    Changed(Hint),
     /// The operator wants the configuration read again
     Reload,
     /// The operator or systemd wants an end
@@ -58,7 +58,6 @@ impl Agent {
         let _at_work = self.recover().await?;
         self.observe().await?;
         let mut watch = Watch::new(self.watched(controls.config_path.clone()));
-        self.tell_watch(&mut watch);
         let certificates = self.config.certificates.len();
         self.shared.tell(Event::Started { certificates });
         let mut told = Told::new(controls.systemd);
@@ -76,7 +75,8 @@ impl Agent {
                         self.shared.sessions.close_idle();
                     }
                 }
-                Wake::Changed => {
+                Wake::Changed(hint) => {
+                    self.tell_hint(hint);
                     self.take_over(&mut controls, &mut last_text, &mut watch);
                     self.look_again().await;
                     looked_at = self.shared.now();
@@ -95,6 +95,7 @@ impl Agent {
                         rounds = Rounds::default();
                         // Held elsewhere is no verdict for ever.
                         self.held_elsewhere.clear();
+                        watch.refresh();
                         self.look_again().await;
                         looked_at = now;
                     }
@@ -121,7 +122,7 @@ impl Agent {
                 Some(Request::Stop(why)) => Wake::Stop(why),
                 None => Wake::Stop("nobody is left to tell it anything"),
             },
-            () = watch.changed() => Wake::Changed,
+            hint = watch.changed() => Wake::Changed(hint),
             () = sleep_until(&*self.shared.clock, at) => Wake::Tick,
         }
     }
@@ -174,6 +175,7 @@ impl Agent {
                 *last = Some(config.clone());
                 let certificates = config.certificates.len();
                 self.config = Arc::new(config);
+                watch.retarget(self.watched(controls.config_path.clone()));
                 self.shared.tell(Event::ConfigurationAccepted { certificates });
             }
             Err(errors) => {
@@ -182,13 +184,12 @@ impl Agent {
                 }
             }
         }
-        watch.retarget(self.watched(controls.config_path.clone()));
-        self.tell_watch(watch);
     }
 
-    fn tell_watch(&self, watch: &mut Watch) {
-        for problem in watch.problems() {
-            self.warn(None, problem);
+    fn tell_hint(&self, hint: Hint) {
+        if let Hint::Degraded(why) = hint {
+            let message = format!("changes are noticed by a look each minute only: {why}");
+            self.warn(None, message);
         }
     }
 

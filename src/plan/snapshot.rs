@@ -35,6 +35,15 @@ pub struct Observed {
     pub request: Request,
 }
 
+impl Observed {
+    /// Whether the order's certificate is held already: a crash came before it was forgotten
+    pub fn is_order_finished(&self) -> bool {
+        let origin = self.held.as_ref().and_then(|held| held.meta.origin.as_ref());
+        let (Some(order), Some(origin)) = (&self.order, origin) else { return false };
+        order.url.as_str() == origin.order
+    }
+}
+
 /// What the operator asks for at this moment
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
