@@ -15,6 +15,7 @@ const CORE: [&str; 13] = [
 const SHELL: [&str; 13] = [
     "acme",
     "challenge",
+    "clock",
     "deploy",
     "dev_ca",
     "discover",
