@@ -293,6 +293,9 @@ fn want(
     let due = moments.iter().flatten().find(|(at, _)| *at <= now);
     match due {
         Some((at, reason)) => (reason.clone(), *at),
+        None if observed.order.is_some() && !observed.is_order_finished() => {
+            (Reason::Unfinished, now)
+        }
         None => {
             let next = moments.iter().flatten().map(|(at, _)| *at).min();
             let at = next.unwrap_or(emergency).min(emergency);

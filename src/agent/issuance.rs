@@ -28,6 +28,7 @@ pub(crate) async fn issue(
     config: &Config,
     certificate: &Certificate,
     observed: &Observed,
+    purpose: Purpose,
 ) -> Result<(), Failure> {
     begin(shared, certificate, Step::Prepare);
     let wanted = certificate.clone();
@@ -38,10 +39,15 @@ pub(crate) async fn issue(
         "the configuration names no issuer that exists",
         "name one under `issuer`",
     );
-    let issuers = certificate.issuers.iter().filter_map(|name| config.issuer(name));
-    let count = certificate.issuers.len();
-    for (i, issuer) in issuers.enumerate() {
-        let attempt = Attempt { shared, config, certificate, observed, issuer };
+    let mut issuers: Vec<_> =
+        certificate.issuers.iter().filter_map(|name| config.issuer(name)).collect();
+    // Where an order is in flight, it goes on first.
+    if let Some(order) = &observed.order {
+        issuers.sort_by_key(|issuer| issuer.directory != order.directory);
+    }
+    let count = issuers.len();
+    for (i, issuer) in issuers.into_iter().enumerate() {
+        let attempt = Attempt { shared, config, certificate, observed, issuer, purpose };
         match attempt.run().await {
             Ok(()) => return Ok(()),
             Err(failure) if failure.try_other_issuer && i + 1 < count => {
@@ -62,6 +68,15 @@ fn begin(shared: &Shared, certificate: &Certificate, step: Step) {
     shared.tell(Event::StepBegun { certificate: certificate.name.clone(), step });
 }
 
+/// What is asked of the CA
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A certificate, by the order in flight or by a new one
+    Certificate,
+    /// The end of the order in flight, if it may still end well
+    FinishOrder,
+}
+
 /// One issuer being asked for one certificate
 struct Attempt<'a> {
     shared: &'a Shared,
@@ -69,6 +84,7 @@ struct Attempt<'a> {
     certificate: &'a Certificate,
     observed: &'a Observed,
     issuer: &'a Issuer,
+    purpose: Purpose,
 }
 
 impl Attempt<'_> {
@@ -93,6 +109,7 @@ impl Attempt<'_> {
         self.begin(Step::Order);
         let (mut order, record) = match self.resume(session).await? {
             Some(resumed) => resumed,
+            None if self.purpose == Purpose::FinishOrder => return Ok(()),
             None => self.place(session).await?,
         };
         match self.complete(session, &mut order, &record).await {

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::agent::{Shared, deployment, issuance};
+use crate::agent::issuance::{self, Purpose};
+use crate::agent::{Shared, deployment};
 use crate::cert::AriId;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::name::{CertName, IssuerName};
 use crate::plan::window::{self, Seed};
-use crate::plan::{self, Action, Decision, Observed, Request, Snapshot, backoff};
+use crate::plan::{self, Action, Decision, Observed, Reason, Request, Snapshot, backoff};
 use crate::record::{Attempts, RenewalInfo, VERSION};
 use crate::store::{Lock, StoreError};
 use crate::text::External;
@@ -89,7 +90,12 @@ pub(crate) async fn work(
                 let seed =
                     seen.held.as_ref().map_or_else(|| Seed::of_name(name.as_str()), Seed::of);
                 let lifetime = seen.held.as_ref().map(|held| held.leaf.lifetime());
-                if let Err(failure) = issuance::issue(&shared, &config, &certificate, seen).await {
+                let purpose = match decision.reason {
+                    Reason::Unfinished => Purpose::FinishOrder,
+                    _ => Purpose::Certificate,
+                };
+                let issued = issuance::issue(&shared, &config, &certificate, seen, purpose).await;
+                if let Err(failure) = issued {
                     let failed = Failed { attempts, failure, seed, lifetime };
                     paused = failed.record(&shared, &name).await;
                     if paused.is_some() {

@@ -42,6 +42,8 @@ pub enum Reason {
     },
     /// The CA revoked it
     Revoked,
+    /// An order was begun and not finished
+    Unfinished,
 }
 
 /// What the configuration asks for and the certificate is not
@@ -83,6 +85,7 @@ impl Reason {
             Self::NotDue { .. } => "not-due",
             Self::RenewalInfo { .. } => "renewal-info",
             Self::Revoked => "revoked",
+            Self::Unfinished => "unfinished",
         }
     }
 }
@@ -111,6 +114,7 @@ impl fmt::Display for Reason {
             Self::NotDue { at } => write!(f, "not due before {at}"),
             Self::RenewalInfo { at } => write!(f, "the CA suggests to renew since {at}"),
             Self::Revoked => f.write_str("the CA revoked it"),
+            Self::Unfinished => f.write_str("an order was begun and not finished"),
         }
     }
 }

@@ -157,7 +157,15 @@ fn the_first_rule_that_applies_is_the_reason() {
     let base = || live(1, START, days(90));
     let at = |n| START.after(days(n));
     type Change = fn(&mut Config, &mut Observed);
-    let cases: [(&str, u64, Change); 15] = [
+    let cases: [(&str, u64, Change); 16] = [
+        ("unfinished", 1, |_, o| {
+            o.order = Some(OrderInFlight {
+                url: External::new("https://ca.test/order/2"),
+                directory: DIRECTORY.to_owned(),
+                identifiers: BTreeSet::new(),
+                created_at: START,
+            });
+        }),
         ("missing", 0, |_, o| *o = Observed::default()),
         ("damaged", 0, |_, o| {
             *o = Observed { damaged: Some(External::new("x")), ..Observed::default() }

@@ -22,6 +22,17 @@ impl Pair {
         Self { fullchain: folder.join("fullchain.pem"), key: folder.join("privkey.pem") }
     }
 
+    /// Put regular files in place of whatever leads to the content
+    #[track_caller]
+    pub(crate) fn flatten(&self) {
+        for path in [&self.fullchain, &self.key] {
+            let (text, mode) = (read(path), std::fs::metadata(path).unwrap().permissions());
+            std::fs::remove_file(path).unwrap();
+            super::write(path, text);
+            std::fs::set_permissions(path, mode).unwrap();
+        }
+    }
+
     /// The leaf
     #[track_caller]
     pub(crate) fn leaf(&self) -> Leaf {

@@ -101,6 +101,11 @@ impl Site {
         self.path().join("state")
     }
 
+    /// Lose the whole state directory
+    pub(crate) fn lose_state(&self) {
+        std::fs::remove_dir_all(self.state()).unwrap();
+    }
+
     /// certkeep's configuration
     pub(crate) fn config(&self) -> PathBuf {
         self.path().join("certkeep.yaml")
