@@ -303,6 +303,7 @@ fn a_full_state_directory_loses_nothing_and_forbids_an_order() {
     let attempts = Attempts { failures: 1, ..store.attempts(&name(), &mut |_| {}).unwrap() };
     store.write_attempts(&name(), &attempts).unwrap();
     let before = contents(&certificate);
+    let mut refused = 0;
     for room in 0..8 {
         fill(&place.state(), room);
         if let Err(error) = try_stage(&store) {
@@ -314,6 +315,11 @@ fn a_full_state_directory_loses_nothing_and_forbids_an_order() {
             assert!(error.is_no_space(), "{room}: {error}");
             let read = store.attempts(&name(), &mut |event| panic!("{event}")).unwrap();
             assert_eq!(read.failures, 1);
+            let home = std::fs::read_dir(place.state().join("certificates/a.test")).unwrap();
+            let left = home.map(|entry| entry.unwrap().file_name());
+            let left = left.filter(|name| name.to_str().unwrap().starts_with(".certkeep-"));
+            assert_eq!(left.count(), 0, "{room}");
+            refused += 1;
         }
         let error = store.prepare(&certificate).unwrap_err();
         assert!(error.needs_operator(), "{error}");
@@ -325,6 +331,7 @@ fn a_full_state_directory_loses_nothing_and_forbids_an_order() {
         store.recover_one(&certificate).unwrap();
         store.prune(&name(), 1, &[1]).unwrap();
     }
+    assert!(refused > 0);
 }
 
 /// Fill a file system until this many blocks of 4 KiB are left

@@ -144,6 +144,20 @@ fn flattened_symlinks_are_taken_over_again() {
 }
 
 #[test]
+fn one_path_that_somebody_replaced_is_taken_over_beside_one_that_is_ours() {
+    for which in 0..2 {
+        let before = |store: &Store, certificate: &Certificate| {
+            let target = &certificate.targets[0];
+            store.install(certificate, target, &fixture::stage(store)).unwrap();
+            let path = &target.outputs[which].path;
+            std::fs::remove_file(path).unwrap();
+            put(path, "by hand");
+        };
+        at_every_step(before, all_or_nothing);
+    }
+}
+
+#[test]
 fn the_layout_is_the_one_of_kubernetes() {
     let place = fixture::place();
     let store = place.store();
