@@ -454,6 +454,7 @@ mod tests {
             store.install(&certificate, target, &fixture::stage(&store)).unwrap();
         }
         assert!(out.join("privkey.pem").symlink_metadata().unwrap().is_file());
+        assert_eq!(store.originals(&certificate.name, &target.name).unwrap().len(), 2);
         store.restore_original(&certificate, target).unwrap();
         assert_eq!(given(&certificate), [Some("old chain".into()), Some("old key".into())]);
         assert_eq!(std::fs::read_link(out.join("privkey.pem")).unwrap(), Path::new("live"));
