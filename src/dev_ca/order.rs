@@ -230,12 +230,12 @@ fn authorize(
     let status = if faults.authorizations_valid() { Status::Valid } else { Status::Pending };
     let mut ids = Vec::with_capacity(identifiers.len());
     for identifier in identifiers {
-        let known = state.authorizations.iter().rev().find(|(_, known)| {
+        let valid = |(_, known): &(&str, &Authorization)| {
             known.account == account
                 && known.identifier == *identifier
                 && known.status(now) == Status::Valid
-        });
-        if let (true, Some((id, _))) = (reuse, known) {
+        };
+        if reuse && let Some((id, _)) = state.authorizations.iter().rev().find(valid) {
             ids.push(id.to_owned());
             continue;
         }
@@ -392,5 +392,5 @@ struct Finalize {
 
 /// How long an authorization may be pending, and then valid
 pub(super) const AUTHORIZATION_LIFETIME: Duration = Duration::from_secs(3600);
-const ORDER_LIFETIME: Duration = Duration::from_secs(86_400);
+const ORDER_LIFETIME: Duration = Duration::from_secs(3600);
 const MOST_IDENTIFIERS: usize = 100;

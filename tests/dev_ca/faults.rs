@@ -126,6 +126,9 @@ async fn valid_authorizations_are_used_again() {
     world.ca.inject(Fault::ReuseAuthorizations);
     let mut order = account.new_order(&NewOrder::new(&names)).await.unwrap();
     assert_eq!(order.state().status, OrderStatus::Ready);
+    world.clock.forward(Duration::from_secs(3600));
+    let mut order = account.new_order(&NewOrder::new(&names)).await.unwrap();
+    assert_eq!(order.state().status, OrderStatus::Pending, "an hour later they are not valid");
 }
 
 #[tokio::test]

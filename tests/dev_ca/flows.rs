@@ -166,14 +166,15 @@ async fn a_deactivated_authorization_ends_its_order() {
 }
 
 #[tokio::test]
-async fn an_order_and_an_authorization_expire() {
+async fn an_order_expires_before_its_authorizations() {
     let world = World::new(Options::default()).await;
     let account = world.account().await;
     let names = dns(&["a.test"]);
     let mut order = account.new_order(&NewOrder::new(&names)).await.unwrap();
+    world.clock.forward(Duration::from_secs(1800));
     world.respond(&mut order).await;
     assert_eq!(order.poll_ready(&RETRY).await.unwrap(), OrderStatus::Ready);
-    world.clock.forward(Duration::from_secs(86_400));
+    world.clock.forward(Duration::from_secs(1801));
     let (_, csr) = csr(&["a.test".to_owned()]);
     let error = order.finalize_csr(&csr).await.unwrap_err().to_string();
     assert!(error.contains("orderNotReady"), "{error}");
@@ -211,7 +212,8 @@ async fn a_stopped_or_dropped_ca_frees_its_port() {
         if drops {
             drop(world.ca);
         } else {
-            world.ca.stop().await;
+            let limit = Duration::from_secs(10);
+            tokio::time::timeout(limit, world.ca.stop()).await.unwrap();
         }
         let closed = async {
             while tokio::net::TcpStream::connect(address).await.is_ok() {
