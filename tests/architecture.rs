@@ -12,7 +12,7 @@ const CORE: [&str; 13] = [
 ];
 
 /// One room for each outside world; none knows another
-const SHELL: [&str; 13] = [
+const SHELL: [&str; 14] = [
     "acme",
     "challenge",
     "clock",
