@@ -142,6 +142,7 @@ const HTTP01: &str = "http01";
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpStream;
     use std::os::fd::OwnedFd;
     use std::os::unix::fs::MetadataExt;
     use std::os::unix::net::UnixDatagram;
@@ -193,14 +194,17 @@ mod tests {
     #[test]
     fn passed_sockets_are_taken_by_name() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Descriptors 3, 4 and 5: two that listen and one that does not.
-        let script = "LISTEN_FDS=3 LISTEN_PID=$$ LISTEN_FDNAMES=other:http01:log \
-                      exec \"$0\" \"$@\" 3<&0 4<&0 5</dev/null </dev/null";
+        let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.accept().unwrap();
+        // Descriptors 3 to 6: two that listen, one that is connected and one that is no socket.
+        let script = "LISTEN_FDS=4 LISTEN_PID=$$ LISTEN_FDNAMES=other:http01:peer:log \
+                      exec \"$0\" \"$@\" 3<&0 4<&0 5<&2 6</dev/null </dev/null";
         let output = Command::new("sh")
             .args(["-c", script])
             .arg(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "systemd::tests::takes_sockets"])
             .stdin(Stdio::from(OwnedFd::from(listener)))
+            .stderr(Stdio::from(OwnedFd::from(connected)))
             .output()
             .unwrap();
         let shown = String::from_utf8_lossy(&output.stdout);
@@ -210,11 +214,11 @@ mod tests {
     #[test]
     #[ignore = "run by the test above, with passed sockets"]
     fn takes_sockets() {
-        let sockets = passed(Some("other:http01:log"));
+        let sockets = passed(Some("other:http01:peer:log"));
         let names: Vec<_> = sockets.iter().map(|socket| socket.name.as_str()).collect();
         assert_eq!(names, ["other", "http01"]);
         let [http01] = http01_sockets(sockets).try_into().unwrap();
-        std::net::TcpStream::connect(http01.local_addr().unwrap()).unwrap();
+        TcpStream::connect(http01.local_addr().unwrap()).unwrap();
         http01.accept().unwrap();
         assert!(rustix::io::fcntl_getfd(&http01).unwrap().contains(rustix::io::FdFlags::CLOEXEC));
         assert!(std::env::var_os("LISTEN_FDS").is_none());

@@ -124,6 +124,23 @@ fn under_a_tight_umask() {
     everybody_can_read_the_challenge_until_it_is_withdrawn();
 }
 
+/// Without /proc, a file without a name cannot be given one: it is created under its name
+#[test]
+fn a_system_without_unnamed_files_will_do() {
+    let output = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c"])
+        .arg("mount -t tmpfs none /proc && exec \"$0\" \"$@\"")
+        .arg(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "challenge::webroot::tests::everybody_can_read_the_challenge_until_it_is_withdrawn",
+        ])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && shown.contains("1 passed"), "{shown} {output:?}");
+}
+
 #[test]
 fn directories_go_with_the_last_challenge_and_only_when_they_are_ours() {
     let webroot = tempfile::tempdir().unwrap();
