@@ -1,7 +1,7 @@
 //! The agent: observe, plan, act, and look again.
 //!
 //! One loop owns everything; each certificate is worked on by a job of its own, so that one that
-//! hangs stops no other. What may wake the loop is the closed list [`Wake`].
+//! hangs stops no other. What may wake the loop is one closed list, `service::Wake`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

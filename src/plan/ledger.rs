@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 ///
 /// Successes for one set of identifiers are kept apart by a day, or a quarter of the lifetime if
 /// that is less: a certificate that is due again right away is a mistake and no renewal. What the
-/// CA or the operator changed in between is allowed more of them, see [`tolerated`].
+/// CA or the operator changed in between is allowed a few more.
 pub fn held_back(
     now: Timestamp,
     attempts: &Attempts,
