@@ -162,6 +162,28 @@ impl Report {
         text
     }
 
+    /// What one pass came to, for people: whatever is not well, and a count
+    pub fn outcome(&self) -> String {
+        let mut text = String::new();
+        self.clock_line(&mut text);
+        let width = self.name_width();
+        for certificate in self.certificates.iter().filter(|c| !c.is_well()) {
+            let (name, state) = (certificate.name.as_str(), certificate.state_text());
+            let next = certificate.next_text(self.now);
+            line(&mut text, format_args!("{name:width$}  {state:<14}  {next}"));
+            certificate.details(&mut text);
+        }
+        let all = self.certificates.len();
+        let well = self.certificates.iter().filter(|c| c.is_well()).count();
+        let soonest = self.certificates.iter().filter(|c| c.is_well()).map(|c| c.renew_at).min();
+        let next = soonest.map(|at| format!(", the next is due in {}", Rough(at.since(self.now))));
+        line(
+            &mut text,
+            format_args!("{well} of {all} certificates live{}", next.unwrap_or_default()),
+        );
+        text
+    }
+
     /// What is due now and why, for people
     pub fn plan(&self) -> String {
         let mut text = String::new();

@@ -16,6 +16,7 @@
 //! certificates/<name>/journal-<target>.json a switch under way, for `copy: true`
 //! deployed/<name>/<target>/                 the atomic directory of `files:`
 //! published/<random>.json                   challenge artefacts to withdraw
+//! events.jsonl events.jsonl.1               history
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ mod error;
 #[cfg(test)]
 mod fixture;
 mod generation;
+mod history;
 mod install;
 mod lock;
 mod observe;
@@ -51,6 +53,7 @@ mod walk;
 use dir::Dir;
 pub use error::StoreError;
 pub use generation::NewGeneration;
+pub use history::History;
 pub use install::Reconciled;
 pub use lock::{Lock, LockMode};
 pub use plain::write_public;

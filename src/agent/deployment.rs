@@ -175,7 +175,7 @@ impl Deployment {
             let (certificate, target) = (Arc::clone(&self.certificate), self.target.clone());
             let content = Arc::clone(&generation);
             let done =
-                shared.on_disk(move |store| store.install(&certificate, &target, &content)).await;
+                shared.on_disk(move |store| store.reconcile(&certificate, &target, &content)).await;
             if let Err(error) = done {
                 self.fail(shared, error.failure(Step::Install)).await;
                 return None;

@@ -11,6 +11,8 @@ use crate::challenge::Solver;
 use crate::cli::progress::Progress;
 use crate::cli::{Context, Exit, Stop, plan, selected};
 use crate::config::Config;
+use crate::event::{Event, Level};
+use crate::log::{Format, Log};
 use crate::name::CertName;
 use crate::plan::Request;
 use crate::report::Report;
@@ -58,7 +60,7 @@ pub(crate) fn conclude(context: &Context, outcome: &Outcome) -> Result<Exit, Sto
     if context.json {
         context.print_json(&outcome.report)?;
     } else {
-        context.print(&outcome.report.status())?;
+        context.print(&outcome.report.outcome())?;
     }
     if !outcome.held_elsewhere.is_empty() {
         let names: Vec<_> = outcome.held_elsewhere.iter().map(CertName::as_str).collect();
@@ -98,7 +100,13 @@ pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop>
     let solver = Solver::new(sockets.collect::<Result<_, _>>()?)?;
     let secrets = Secrets::new(Arc::clone(&context.world.variables));
     let clock = Arc::clone(&context.world.clock);
-    Ok(Shared::new(store, clock, solver, context.events(), secrets))
+    let history = Log::new(Box::new(store.history()), Format::Json, Level::Info);
+    let (onward, at) = (context.events(), Arc::clone(&clock));
+    let events = Arc::new(move |event: Event| {
+        history.write(at.now(), &event);
+        onward(event);
+    });
+    Ok(Shared::new(store, clock, solver, events, secrets))
 }
 
 /// One thread for the loop and its network, a few for the disk
