@@ -157,7 +157,7 @@ fn another_key_type_brings_a_new_certificate() {
 fn rejected_nonces_fail_no_issuance() {
     let ca = pebble().rejecting_nonces(50).start();
     let site = Site::new(&ca);
-    let count = if std::env::var_os("CERTKEEP_TESTS").is_some() { 100 } else { 30 };
+    let count = if std::env::var_os("CERTKEEP_TESTS").is_some() { 500 } else { 100 };
     let certificates: String =
         (0..count).map(|n| format!("c{n}: {{ names: [c{n}.test], dir: TLS/c{n} }}\n")).collect();
     site.configure(&certificates);
