@@ -4,13 +4,16 @@ use std::io::{self, IsTerminal as _, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use serde::Serialize;
 
 use crate::config::{Config, ConfigErrors};
 use crate::event::{Event, Level};
 use crate::log::{Format, Log};
 use crate::name::{CertName, IssuerName};
+use crate::report;
 use crate::systemd::is_journal;
 use crate::time::Clock;
 
@@ -30,20 +33,21 @@ mod run;
 /// Keeps TLS certificates alive: renews them over ACME, swaps the files in one rename, reloads
 /// the servers, and proves by a handshake that they serve the new certificate
 #[derive(Debug, Parser)]
-#[command(name = "certkeep", version, max_term_width = 100)]
+#[command(name = "certkeep", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Arguments {
     /// The configuration file
     #[arg(long, short, global = true, value_name = "FILE", env = "CERTKEEP_CONFIG")]
-    #[arg(default_value = "/etc/certkeep/certkeep.yaml")]
+    #[arg(default_value = "/etc/certkeep/certkeep.yaml", help_heading = EVERYWHERE)]
     config: PathBuf,
     /// Print the result as JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     /// How the log is written; journal levels under systemd, text elsewhere
-    #[arg(long, global = true, value_name = "FORMAT")]
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = EVERYWHERE)]
     log_format: Option<LogFormat>,
     /// The least level that is logged
     #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    #[arg(help_heading = EVERYWHERE)]
     log_level: LogLevel,
     #[command(subcommand)]
     command: Command,
@@ -121,15 +125,22 @@ pub enum Exit {
     Configuration,
 }
 
+impl Exit {
+    /// The status of the process
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Well => 0,
+            Self::Failed => 1,
+            Self::Unexpected => 2,
+            Self::Held => 75,
+            Self::Configuration => 78,
+        }
+    }
+}
+
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(match exit {
-            Exit::Well => 0,
-            Exit::Failed => 1,
-            Exit::Unexpected => 2,
-            Exit::Held => 75,
-            Exit::Configuration => 78,
-        })
+        Self::from(exit.code())
     }
 }
 
@@ -152,6 +163,9 @@ impl std::fmt::Debug for World {
         f.debug_struct("World").finish_non_exhaustive()
     }
 }
+
+/// Above the options that every command has
+const EVERYWHERE: &str = "Options of every command";
 
 /// Why a command cannot go on
 #[derive(Debug)]
@@ -189,7 +203,10 @@ impl From<io::Error> for Stop {
 
 impl From<crate::store::StoreError> for Stop {
     fn from(error: crate::store::StoreError) -> Self {
-        Self::unexpected(error)
+        match error.remedy() {
+            Some(remedy) => Self::unexpected(format!("{error}\n  hint: {remedy}")),
+            None => Self::unexpected(error),
+        }
     }
 }
 
@@ -199,6 +216,23 @@ impl From<crate::failure::Failure> for Stop {
     }
 }
 
+/// What a command prints with `--json` when it cannot go on and has printed nothing yet
+#[derive(Serialize)]
+struct Refused<'a> {
+    version: u32,
+    exit: u8,
+    error: &'a str,
+}
+
+/// What a command that changes something prints with `--json` when there is nothing else to tell
+#[derive(Serialize)]
+struct Told<'a> {
+    version: u32,
+    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hint: Option<&'a str>,
+}
+
 /// What every command gets
 pub(crate) struct Context {
     pub(crate) config_path: PathBuf,
@@ -206,6 +240,7 @@ pub(crate) struct Context {
     pub(crate) log: Arc<Log>,
     pub(crate) world: World,
     pub(crate) text_log: bool,
+    printed: AtomicBool,
 }
 
 impl Context {
@@ -216,6 +251,7 @@ impl Context {
 
     /// Where a command's result goes
     pub(crate) fn print(&self, text: &str) -> Result<(), Stop> {
+        self.printed.store(true, Ordering::Relaxed);
         match io::stdout().lock().write_all(text.as_bytes()) {
             // Whoever reads it has read enough.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -224,10 +260,19 @@ impl Context {
     }
 
     /// The same, from a serializable value
-    pub(crate) fn print_json(&self, value: &impl serde::Serialize) -> Result<(), Stop> {
+    pub(crate) fn print_json(&self, value: &impl Serialize) -> Result<(), Stop> {
         let mut text = serde_json::to_string_pretty(value).map_err(Stop::unexpected)?;
         text.push('\n');
         self.print(&text)
+    }
+
+    /// Say what was done, where no report does
+    pub(crate) fn tell(&self, message: &str, hint: Option<&str>) -> Result<(), Stop> {
+        if self.json {
+            return self.print_json(&Told { version: report::VERSION, message, hint });
+        }
+        let hint = hint.map(|hint| format!("  hint: {hint}\n")).unwrap_or_default();
+        self.print(&format!("{message}\n{hint}"))
     }
 
     /// A function that logs events
@@ -238,6 +283,12 @@ impl Context {
 
     /// Say why a command cannot go on
     fn refuse(&self, stop: &Stop) {
+        if self.json && !self.printed.load(Ordering::Relaxed) {
+            let (exit, error) = (stop.exit.code(), stop.message.as_str());
+            let refused = Refused { version: report::VERSION, exit, error };
+            // The line on standard error says the same.
+            self.print_json(&refused).unwrap_or_default();
+        }
         if self.text_log {
             // Nobody is left to tell when this fails.
             writeln!(io::stderr().lock(), "certkeep: {}", stop.message).unwrap_or_default();
@@ -278,7 +329,7 @@ pub(crate) fn selected(config: &Config, names: &[String]) -> Result<Vec<CertName
             Stop::new(
                 Exit::Unexpected,
                 format!(
-                    "no certificate `{name}` in the configuration\n  hint: there are {}",
+                    "no certificate `{name}` in the configuration\n  hint: it has {}",
                     all.join(", ")
                 ),
             )
@@ -290,7 +341,7 @@ pub(crate) fn selected(config: &Config, names: &[String]) -> Result<Vec<CertName
 /// The issuer given on the command line, or the only one there is
 pub(crate) fn selected_issuer(config: &Config, name: Option<&str>) -> Result<IssuerName, Stop> {
     let all: Vec<_> = config.issuers.keys().map(IssuerName::as_str).collect();
-    let hint = || format!("  hint: there are {}", all.join(", "));
+    let hint = || format!("  hint: the configuration has {}", all.join(", "));
     let found = match name {
         Some(name) => config.issuers.keys().find(|known| known.as_str() == name),
         None if config.issuers.len() == 1 => config.issuers.keys().next(),
@@ -321,11 +372,13 @@ pub fn execute(arguments: Arguments, world: World) -> Exit {
         LogLevel::Error => Level::Error,
     };
     let context = Context {
-        config_path: arguments.config,
+        // Paths in the file are relative to it, and the agent keeps them for as long as it runs.
+        config_path: std::path::absolute(&arguments.config).unwrap_or(arguments.config),
         json: arguments.json,
         log: Arc::new(Log::new(Box::new(io::stderr()), format, level)),
         world,
         text_log: matches!(format, Format::Text | Format::Colour),
+        printed: AtomicBool::new(false),
     };
     let done = match arguments.command {
         Command::Run => run::run(&context),

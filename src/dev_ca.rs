@@ -291,7 +291,7 @@ pub struct Suggestion {
 #[derive(Debug, Error)]
 pub enum DevCaError {
     /// The address is taken, or not this host's
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address}: {source}")]
     Bind {
         /// Which
         address: SocketAddr,

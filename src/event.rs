@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use crate::cert::Fingerprint;
 use crate::failure::{Failure, Step};
 use crate::name::{CertName, IssuerName, TargetName};
-use crate::text::External;
+use crate::text::{Count, External};
 use crate::time::Timestamp;
 
 /// How much an event matters
@@ -252,7 +252,11 @@ impl fmt::Display for Event {
             }
             Self::CommandFailed { message } => f.write_str(message),
             Self::ConfigurationAccepted { certificates } => {
-                write!(f, "the changed configuration is in force, {certificates} certificates")
+                write!(
+                    f,
+                    "the changed configuration is in force, {}",
+                    Count(*certificates, "certificate")
+                )
             }
             Self::ConfigurationRefused { errors } => {
                 write!(f, "the changed configuration is refused and the old one stays in force: ")?;
@@ -277,7 +281,7 @@ impl fmt::Display for Event {
             }
             Self::Live { target, generation, addresses, .. } => {
                 write!(f, "generation {generation} live at target `{target}`, ")?;
-                write!(f, "proven by handshake with {addresses} of {addresses} addresses")
+                write!(f, "proven by handshake with {}", Count(*addresses, "address"))
             }
             Self::Planned { reason, .. } => f.write_str(reason),
             Self::Quarantined { path, kept, error } => write!(
@@ -305,7 +309,9 @@ impl fmt::Display for Event {
             Self::RolledBack { target, generation: None, .. } => {
                 write!(f, "target `{target}` is back at what was there before certkeep")
             }
-            Self::Started { certificates } => write!(f, "started, {certificates} certificates"),
+            Self::Started { certificates } => {
+                write!(f, "started, {}", Count(*certificates, "certificate"))
+            }
             Self::StepBegun { step, .. } => write!(f, "{step}"),
             Self::Stopped { reason } => write!(f, "stopped: {reason}"),
             Self::Warned { message, .. } => write!(f, "{message}"),

@@ -144,6 +144,16 @@ pub enum HeldBack {
     },
 }
 
+impl HeldBack {
+    /// When it is tried again, where that is a matter of time
+    pub const fn until(&self) -> Option<Timestamp> {
+        match self {
+            Self::Backoff { until } | Self::Ledger { until } => Some(*until),
+            Self::Clock => None,
+        }
+    }
+}
+
 impl std::fmt::Display for HeldBack {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

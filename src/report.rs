@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureClass};
 use crate::name::{CertName, Identifier, TargetName};
-use crate::plan::{Action, Decision, DeployReason, Observed, Plan, Snapshot, State};
-use crate::text::External;
+use crate::plan::{Action, Decision, DeployReason, HeldBack, Observed, Plan, Snapshot, State};
+use crate::text::{Count, External};
 use crate::time::{Rough, Timestamp};
 
 /// The shape of every JSON document that a command prints; fields are only added within it
@@ -40,6 +40,8 @@ pub struct CertificateReport {
     pub verified: bool,
     /// Whether the newest certificate is past its end
     pub expired: bool,
+    /// Whether the newest certificate was revoked
+    pub revoked: bool,
     /// Why a new certificate is wanted, or why not, as one word
     pub reason: &'static str,
     /// The same as a sentence
@@ -73,6 +75,9 @@ pub struct CertificateReport {
     pub renew_at: Timestamp,
     /// When the next step is
     pub next: Timestamp,
+    /// When an order is tried again, if one is held back
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt: Option<Timestamp>,
     /// Failed attempts in a row to get one
     pub failures: u32,
     /// The latest of them
@@ -95,6 +100,9 @@ pub struct TargetReport {
     /// When its files were switched
     #[serde(skip_serializing_if = "Option::is_none")]
     pub installed_at: Option<Timestamp>,
+    /// The generation that the operator went back from, until there is a newer one
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub back_from: Option<u32>,
     /// When it was seen from every endpoint
     #[serde(skip_serializing_if = "Option::is_none")]
     pub live_at: Option<Timestamp>,
@@ -139,7 +147,7 @@ impl Report {
         let mut text = String::new();
         self.clock_line(&mut text);
         let width = self.name_width();
-        line(&mut text, format_args!("{:width$}  {:<14}  {:<10}  NEXT", "NAME", "STATE", "LEFT"));
+        line(&mut text, format_args!("{:width$}  {:<16}  {:<8}  NEXT", "NAME", "STATE", "LEFT"));
         for certificate in &self.certificates {
             let left = certificate.not_after.map_or_else(
                 || "-".to_owned(),
@@ -151,7 +159,7 @@ impl Report {
             line(
                 &mut text,
                 format_args!(
-                    "{:width$}  {:<14}  {left:<10}  {}",
+                    "{:width$}  {:<16}  {left:<8}  {}",
                     certificate.name.as_str(),
                     certificate.state_text(),
                     certificate.next_text(self.now),
@@ -202,8 +210,8 @@ impl Report {
             }
         }
         let busy = self.certificates.iter().filter(|c| !c.actions.is_empty()).count();
-        let all = self.certificates.len();
-        line(&mut text, format_args!("{busy} of {all} certificates have something due now"));
+        let all = Count(self.certificates.len(), "certificate");
+        line(&mut text, format_args!("something is due now for {busy} of {all}"));
         text
     }
 
@@ -228,6 +236,7 @@ impl CertificateReport {
             name: name.clone(),
             generation: seen.record.generation,
             installed_at: seen.record.installed_at,
+            back_from: seen.record.pinned_over,
             live_at: seen.record.live_at,
             verified: seen.record.verified,
             problem: seen.record.installed_at.and_then(|_| seen.outputs.problem()),
@@ -238,9 +247,13 @@ impl CertificateReport {
             state: decision.state.as_str(),
             verified: decision.state == State::Live { verified: true },
             expired: leaf.is_some_and(|leaf| leaf.not_after <= now),
+            revoked: leaf.is_some_and(|l| observed.attempts.revoked == Some(l.fingerprint)),
             reason: decision.reason.code(),
             why: decision.reason.to_string(),
-            held_back: decision.held_back.as_ref().map(ToString::to_string),
+            held_back: decision
+                .held_back
+                .as_ref()
+                .map(|held_back| held_back_text(held_back, observed)),
             actions: decision.actions.iter().map(sentence).collect(),
             names: leaf.map(|leaf| leaf.identifiers.iter().cloned().collect()).unwrap_or_default(),
             generation: held.map(|held| held.meta.number),
@@ -251,6 +264,7 @@ impl CertificateReport {
             not_after: leaf.map(|leaf| leaf.not_after),
             renew_at: decision.renew_at,
             next: decision.wake_at,
+            next_attempt: decision.held_back.as_ref().and_then(HeldBack::until),
             failures: observed.attempts.failures,
             last_failure: observed.attempts.last_failure.clone(),
             operator: match &decision.state {
@@ -265,13 +279,14 @@ impl CertificateReport {
     pub fn is_well(&self) -> bool {
         self.state == "live"
             && !self.expired
+            && !self.revoked
             && self.last_failure.is_none()
             && self.targets.iter().all(|target| target.last_failure.is_none())
     }
 
     fn state_text(&self) -> String {
         match (self.state, self.verified) {
-            ("live", false) => "live, unproven".to_owned(),
+            ("live", false) => "live, unverified".to_owned(),
             (state, _) => state.to_owned(),
         }
     }
@@ -282,7 +297,7 @@ impl CertificateReport {
         }
         let (what, at) = match self.reason {
             "not-due" => ("renews", self.renew_at),
-            _ => ("tries", self.next),
+            _ => ("tries", self.next_attempt.unwrap_or(self.next)),
         };
         format!("{what} in {}", Rough(at.since(now)))
     }
@@ -298,9 +313,22 @@ impl CertificateReport {
             line(text, format_args!("    {held_back}"));
         }
         if let Some(failure) = &self.last_failure {
-            line(text, format_args!("    failed {} times: {failure}", self.failures));
+            line(
+                text,
+                format_args!("    {}: {failure}", Count(self.failures as usize, "failed attempt")),
+            );
         }
         for target in &self.targets {
+            if let Some(newest) = target.back_from.filter(|newest| Some(*newest) == self.generation)
+            {
+                let (target, generation) = (&target.name, target.generation);
+                line(
+                    text,
+                    format_args!(
+                        "    target `{target}`: back at generation {generation} until there is a newer one than {newest}"
+                    ),
+                );
+            }
             if let Some(problem) = &target.problem {
                 line(text, format_args!("    target `{}`: {problem}", target.name));
             }
@@ -308,6 +336,21 @@ impl CertificateReport {
                 line(text, format_args!("    target `{}`: {failure}", target.name));
             }
         }
+    }
+}
+
+/// What keeps an order back, and the way around it where there is one
+fn held_back_text(held_back: &HeldBack, observed: &Observed) -> String {
+    let named_by_ca = observed
+        .attempts
+        .last_failure
+        .as_ref()
+        .is_some_and(|failure| matches!(failure.class, FailureClass::NotBefore { .. }));
+    match held_back {
+        HeldBack::Backoff { .. } if !named_by_ca => {
+            format!("{held_back} (`renew --force` tries at once)")
+        }
+        _ => held_back.to_string(),
     }
 }
 

@@ -116,6 +116,18 @@ impl Store {
         Self(Arc::new(Inner { root, access: Access::ReadOnly }))
     }
 
+    /// Whether the user may look at what it keeps; a state directory that is not there yet is fine
+    ///
+    /// # Errors
+    /// When its certificates are closed to this user.
+    pub fn readable(&self) -> Result<(), StoreError> {
+        let path = self.0.root.join(CERTIFICATES);
+        match fs::access(&path, fs::Access::READ_OK | fs::Access::EXEC_OK) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+            Err(errno) => Err(StoreError::system("read", path, errno)),
+        }
+    }
+
     /// Whether this store never writes
     pub fn is_read_only(&self) -> bool {
         self.0.access == Access::ReadOnly

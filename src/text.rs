@@ -71,9 +71,35 @@ impl<'de> Deserialize<'de> for External {
     }
 }
 
+/// A number of things, with the word for them: `1 certificate`, `3 certificates`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count(pub usize, pub &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ending = match (self.0, self.1.ends_with('s')) {
+            (1, _) => "",
+            (_, true) => "es",
+            (_, false) => "s",
+        };
+        write!(f, "{} {}{ending}", self.0, self.1)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        for (number, word, expected) in [
+            (0, "renewal", "0 renewals"),
+            (1, "address", "1 address"),
+            (2, "address", "2 addresses"),
+        ] {
+            assert_eq!(Count(number, word).to_string(), expected);
+        }
+    }
 
     #[test]
     fn nothing_that_moves_a_cursor_survives() {

@@ -104,7 +104,7 @@ fn rollover(context: &Context, config: &Config, which: &Which) -> Result<Exit, S
             write(prepared.clone())?;
             let rolled = session.roll_over(&prepared).await?;
             write(rolled)?;
-            Ok("the account has a new key\n")
+            Ok("the account has a new key")
         })
     })
 }
@@ -115,7 +115,7 @@ fn deactivate(context: &Context, config: &Config, which: &Which) -> Result<Exit,
         Box::pin(async move {
             session.deactivate().await?;
             write(AccountRecord { deactivated_at: Some(now), ..record })?;
-            Ok("the account is deactivated; nothing can be ordered with it any more\n")
+            Ok("the account is deactivated; nothing can be ordered with it any more")
         })
     })
 }
@@ -153,7 +153,7 @@ fn change(
             Ok(shared.store.write_account(&record)?)
         };
         let done = act(&session, record, shared.now(), &write).await?;
-        context.print(done)?;
+        context.tell(done, None)?;
         Ok(Exit::Well)
     })
 }

@@ -10,7 +10,7 @@ use crate::deploy;
 use crate::failure::{Failure, FailureClass, Step};
 use crate::report;
 use crate::store::Store;
-use crate::text::External;
+use crate::text::{Count, External};
 
 /// Look for everything that would make a renewal fail
 #[derive(Debug, Args)]
@@ -90,9 +90,9 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
                 context.print(&format!("  hint: {remedy}\n"))?;
             }
         }
-        let count = config.certificates.len();
+        let count = Count(config.certificates.len(), "certificate");
         let verdict = if well { "nothing stands in the way of a renewal" } else { "see above" };
-        context.print(&format!("{count} certificates checked: {verdict}\n"))?;
+        context.print(&format!("{count} checked: {verdict}\n"))?;
     }
     Ok(if well { Exit::Well } else { Exit::Failed })
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,9 @@ use crate::cli::{Context, Exit, Stop, renew, run};
 use crate::config::Config;
 use crate::dev_ca::{DevCa, Hammer, Handshakes, Options, TlsServer, placeholder};
 use crate::event::Event;
+use crate::report;
 use crate::signal::Request;
+use crate::text::Count;
 
 /// Show the whole main path on the development CA
 #[derive(Debug, Args)]
@@ -66,14 +69,17 @@ async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result
     let text = configuration(folder, &ca, http01_port, server.address);
     let config_path = folder.join("certkeep.yaml");
     crate::store::write_public(&config_path, text.as_bytes())?;
-    context.print(&format!(
+    let introduction = format!(
         "A CA at {}\nA TLS server at {}, process {}\nThe configuration, {}:\n\n{}\n",
         ca.directory(),
         server.address,
         server.child.id(),
         config_path.display(),
         indented(&text),
-    ))?;
+    );
+    if !context.json {
+        context.print(&introduction)?;
+    }
     let config = Config::parse(&text, &config_path)?;
     let (send, signals) = mpsc::channel(4);
     let mut shared = renew::shared(context, &config)?;
@@ -130,16 +136,44 @@ async fn client(
 
 fn conclude(context: &Context, tally: &Tally, seen: &Handshakes) -> Result<Exit, Stop> {
     let renewals = tally.live.load(Ordering::Relaxed).saturating_sub(1);
+    let exit = if seen.failed == 0 { Exit::Well } else { Exit::Failed };
+    if context.json {
+        context.print_json(&Shown {
+            version: report::VERSION,
+            renewals,
+            handshakes: seen.ok + seen.failed,
+            failed: seen.failed,
+            failures: &seen.failures,
+            certificates: seen.by_fingerprint.len(),
+        })?;
+        return Ok(exit);
+    }
     context.print(&format!(
-        "\n{renewals} renewals, {} handshakes by the client, {} failed, {} certificates seen\n",
-        seen.ok + seen.failed,
+        "\n{}, {} by the client, {} failed, {} seen\n",
+        Count(renewals as usize, "renewal"),
+        Count(usize::try_from(seen.ok + seen.failed).unwrap_or(usize::MAX), "handshake"),
         seen.failed,
-        seen.by_fingerprint.len(),
+        Count(seen.by_fingerprint.len(), "certificate"),
     ))?;
     for failure in &seen.failures {
         context.print(&format!("    {}\n", crate::text::External::new(failure)))?;
     }
-    Ok(if seen.failed == 0 { Exit::Well } else { Exit::Failed })
+    Ok(exit)
+}
+
+/// What is printed with `--json` at the end
+#[derive(Serialize)]
+struct Shown<'a> {
+    version: u32,
+    renewals: u32,
+    /// How many connections the client opened
+    handshakes: u64,
+    /// How many of them failed
+    failed: u64,
+    /// Why the first few did
+    failures: &'a [String],
+    /// How many certificates the client saw
+    certificates: usize,
 }
 
 /// Counts what became live, and ends the show after enough of it

@@ -12,6 +12,7 @@ use crate::failure::Failure;
 use crate::name::{CertName, TargetName};
 use crate::plan::Request;
 use crate::report::{self, Report};
+use crate::text::Count;
 
 /// Install, reload and verify what the state directory holds; orders nothing
 #[derive(Debug, Args)]
@@ -102,7 +103,10 @@ fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
                 None if target.addresses == 0 => {
                     "works, and there is no endpoint to ask".to_owned()
                 }
-                None => format!("works, seen from {} addresses", target.addresses),
+                None => format!(
+                    "works, proven by handshake with {}",
+                    Count(target.addresses, "address")
+                ),
             };
             context.print(&format!("{} ({}): {outcome}\n", target.certificate, target.target))?;
         }

@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::{Context, Exit, Stop, renew, run};
-use crate::dev_ca::{DevCa, Options, Resolve, Scheme};
+use crate::dev_ca::{DevCa, DevCaError, Options, Resolve, Scheme};
 use crate::report;
 use crate::signal::Request;
 
@@ -36,6 +36,14 @@ pub(crate) struct Arguments {
     /// Speak plain HTTP
     #[arg(long)]
     plain: bool,
+}
+
+fn refused(error: DevCaError) -> Stop {
+    let hint = match error {
+        DevCaError::Bind { .. } => "\n  hint: --listen names another port, and port 0 a free one",
+        _ => "",
+    };
+    Stop::unexpected(format!("{error}{hint}"))
 }
 
 fn profile(text: &str) -> Result<(String, Duration), String> {
@@ -67,9 +75,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         ..Options::default()
     };
     renew::runtime()?.block_on(async {
-        let ca = DevCa::start(options, Arc::clone(&context.world.clock))
-            .await
-            .map_err(Stop::unexpected)?;
+        let ca = DevCa::start(options, Arc::clone(&context.world.clock)).await.map_err(refused)?;
         crate::store::write_public(&arguments.root, ca.root_pem().as_bytes())?;
         let (directory, root) = (ca.directory(), &arguments.root);
         if context.json {

@@ -41,6 +41,7 @@ fn report(context: &Context, arguments: &Arguments) -> Result<Report, Stop> {
     let mut config = context.config()?;
     renew::refuse_empty(&config)?;
     renew::restrict(&mut config, &arguments.names)?;
+    Store::open_read_only(&config).readable()?;
     Ok(observe(context, &config, Request::None))
 }
 

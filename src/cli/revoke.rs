@@ -99,10 +99,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
             })
             .await
             .map_err(|error: StoreError| Stop::from(error))?;
-        context.print(&format!(
-            "generation {} is revoked\nhint: `certkeep renew {}` orders another one\n",
-            generation.meta.number, arguments.name
-        ))?;
+        context.tell(
+            &format!("generation {} is revoked", generation.meta.number),
+            Some(&format!("`certkeep renew {}` orders another one", arguments.name)),
+        )?;
         Ok(Exit::Well)
     })
 }

@@ -116,11 +116,10 @@ fn original(
     };
     for target in &certificate.targets {
         store.restore_original(certificate, target)?;
-        context.print(&format!(
-            "{} ({}): the files from before certkeep are back\n\
-             hint: remove the certificate from the configuration, or certkeep installs it again\n",
-            certificate.name, target.name
-        ))?;
     }
+    context.tell(
+        &format!("{}: the files from before certkeep are back", certificate.name),
+        Some("remove the certificate from the configuration, or certkeep installs it again"),
+    )?;
     Ok(Exit::Well)
 }
