@@ -385,12 +385,19 @@ fn describe(error: &reqwest::Error) -> String {
     let mut next = error.source();
     while let Some(cause) = next {
         let text = cause.to_string();
-        if !causes.iter().any(|known: &String| known.contains(&text)) {
+        // The client's own layer says no more than that it was not ours.
+        let said = causes.iter().any(|known: &String| known.contains(&text));
+        if !said && !text.starts_with("client error (") {
             causes.push(text);
         }
         next = cause.source();
     }
-    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
+    let text = if causes.is_empty() { error.to_string() } else { causes.join(": ") };
+    let host = error.url().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
+    match host {
+        Some((host, port)) if error.is_connect() => format!("cannot reach {host}:{port}: {text}"),
+        _ => text,
+    }
 }
 
 #[cfg(test)]
