@@ -359,8 +359,8 @@ async fn sleep_until(clock: &dyn Clock, at: Timestamp) {
     tokio::time::sleep(at.since(clock.now()).min(plan::LONGEST_SLEEP)).await;
 }
 
-/// Enough to keep a CA busy, and few enough for its load balancer
-const ORDERS_AT_ONCE: usize = 24;
+/// Enough to keep a CA busy, and few enough for its load balancer and its locks
+const ORDERS_AT_ONCE: usize = 8;
 
 /// How long a finished certificate waits for others that reload the same server
 const BATCH_WINDOW: Duration = Duration::from_secs(2);
