@@ -215,9 +215,9 @@ impl Wire {
         parts.status = answer.status;
         parts.headers = answer.headers;
         parts.headers.remove(REPLAY_NONCE);
-        if let Some(problem) = &answer.problem {
-            let document = serde_json::to_vec(&problem.to_plain()).unwrap_or_default();
-            return Ok(hand_over(parts, Bytes::from(document)));
+        // What is wrong was read already, better than instant-acme does.
+        if answer.problem.is_some() {
+            return Ok(hand_over(parts, answer.body));
         }
         Ok(hand_over(parts, lenient::mend(answer.body, call::replaces().as_deref())))
     }

@@ -58,6 +58,19 @@ async fn one_certificate_costs_seven_requests_on_an_open_session() {
 }
 
 #[tokio::test]
+async fn orders_share_nonces_and_use_none_twice() {
+    let ca = Ca::start().await;
+    let session = ca.session().await;
+    ca.seen();
+    let mut first = order(&session).await;
+    let mut second = order(&session).await;
+    issue(&mut first).await.unwrap();
+    issue(&mut second).await.unwrap();
+    let requests = ca.requests();
+    assert_eq!(requests.len(), 14, "{requests:?}");
+}
+
+#[tokio::test]
 async fn twenty_names_are_polled_as_one_order() {
     let ca = Ca::start().await;
     let session = ca.session().await;
