@@ -19,12 +19,14 @@ mod nonce;
 mod order;
 mod poll;
 mod renewal_info;
+mod revocation;
 mod transport;
 
-pub use account::{Eab, Opened, RevocationReason, Session, Standing, new_account_record, next_key};
+pub use account::{Eab, Opened, Session, Standing, new_account_record, next_key};
 pub use directory::Directory;
 pub use order::{Order, Resumed, Status};
 pub use renewal_info::RenewalInfoAnswer;
+pub use revocation::RevocationReason;
 pub use transport::Transport;
 
 #[cfg(test)]
