@@ -178,7 +178,7 @@ impl Report {
         for certificate in self.certificates.iter().filter(|c| !c.is_well()) {
             let (name, state) = (certificate.name.as_str(), certificate.state_text());
             let next = certificate.next_text(self.now);
-            line(&mut text, format_args!("{name:width$}  {state:<14}  {next}"));
+            line(&mut text, format_args!("{name:width$}  {state:<16}  {next}"));
             certificate.details(&mut text);
         }
         let all = self.certificates.len();

@@ -1,0 +1,235 @@
+//! What the commands say and how they end, for somebody who meets certkeep for the first time.
+//!
+//! The CA is the binary's own.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader};
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use support::{folder, free_port, read, write};
+
+#[test]
+fn every_refusal_has_its_exit_code_and_a_hint() {
+    let host = Host::new();
+    let taken = host.write(
+        "taken.yaml",
+        &host.configuration().replace("state_dir: state", "state_dir: file/state"),
+    );
+    write(host.path().join("file"), "");
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["--config", "none.yaml", "plan"], 78, "hint: --config names another file"),
+        (&["status", "nobody"], 2, "hint: it has site"),
+        (&["rollback", "nobody"], 2, "hint: it has site"),
+        (&["account", "rollover", "nobody"], 2, "hint: the configuration has dev"),
+        (&["dev-ca", "--listen", "192.0.2.1:1"], 2, "loopback"),
+        (&["revoke", "site"], 2, "--reason"),
+        (&["rollback", "site"], 1, "no earlier generation"),
+        (&["--config", &taken, "renew"], 2, "file"),
+    ];
+    for (arguments, code, said) in cases {
+        let output = host.certkeep(arguments);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
+        assert!(text.contains(said), "{arguments:?}: {text}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_refusal_is_json_where_json_is_asked_for() {
+    let host = Host::new();
+    for (arguments, code) in [(["plan", "nobody"], 2), (["--config=none.yaml", "check"], 78)] {
+        let output = host.certkeep(&[&arguments[..], &["--json"]].concat());
+        let refused = json(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+        assert_eq!((&refused["version"], &refused["exit"]), (&1.into(), &code.into()));
+        assert!(refused["error"].is_string(), "{refused}");
+    }
+}
+
+#[test]
+fn a_configuration_beside_the_user_is_found_with_all_that_it_names() {
+    let host = Host::new();
+    let output = host.certkeep(&["check", "--offline"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("1 certificate checked: nothing stands in the way"), "{text}");
+}
+
+#[test]
+fn who_may_not_look_is_told_so() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let host = Host::new();
+    let ca = host.ca();
+    host.well(&["renew"]);
+    drop(ca);
+    std::fs::set_permissions(host.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    // The build's directory may be closed to others, so the binary comes along.
+    let program = host.path().join("certkeep");
+    std::fs::copy(env!("CARGO_BIN_EXE_certkeep"), &program).unwrap();
+    let output = Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .arg(&program)
+        .arg("status")
+        .env("CERTKEEP_CONFIG", host.path().join("certkeep.yaml"))
+        .current_dir("/")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("Permission denied") && text.contains("run it as root"), "{text}");
+}
+
+#[test]
+fn every_command_that_changes_something_tells_it_in_json() {
+    let host = Host::new();
+    let _ca = host.ca();
+    for arguments in [
+        &["renew"][..],
+        &["renew", "--force"],
+        &["deploy"],
+        &["deploy", "--test"],
+        &["rollback", "site"],
+        &["account", "rollover"],
+        &["account", "show"],
+        &["check"],
+        &["plan"],
+        &["status"],
+        &["revoke", "site", "--reason", "superseded"],
+        &["account", "deactivate"],
+    ] {
+        let said = json(&host.well(&[arguments, &["--json"]].concat()));
+        assert_eq!(said["version"], 1, "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn what_was_rolled_back_says_so_and_what_was_revoked_is_not_well() {
+    let host = Host::new();
+    let _ca = host.ca();
+    host.well(&["renew"]);
+    host.well(&["renew", "--force"]);
+    let back = host.well(&["rollback", "site"]);
+    let text = String::from_utf8_lossy(&back.stdout);
+    assert!(text.contains("back at generation 1 until there is a newer one than 2"), "{text}");
+    host.well(&["deploy"]);
+    host.well(&["revoke", "site", "--reason", "superseded"]);
+    let status = host.certkeep(&["status", "--json"]);
+    assert_eq!(status.status.code(), Some(1));
+    let site = json(&status)["certificates"][0].clone();
+    assert_eq!((&site["state"], &site["revoked"]), (&"live".into(), &true.into()), "{site}");
+}
+
+#[test]
+fn a_reader_that_goes_away_early_is_no_error() {
+    let host = Host::new();
+    let mut child = host.command(&["schema"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// A directory with a configuration in it, and a user who is there
+#[derive(Debug)]
+struct Host {
+    folder: TempDir,
+    ca: u16,
+    http01: u16,
+}
+
+impl Host {
+    fn new() -> Self {
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let host = Self { folder: folder(), ca: free_port(loopback), http01: free_port(loopback) };
+        host.write("certkeep.yaml", &host.configuration());
+        host
+    }
+
+    fn configuration(&self) -> String {
+        let (ca, http01) = (self.ca, self.http01);
+        format!(
+            "state_dir: state
+issuers:
+  dev: {{ directory: \"https://127.0.0.1:{ca}/directory\", ca_file: root.pem, accept_terms: true }}
+certificates:
+  site:
+    names: [site.test]
+    challenge: {{ http-01: {{ listen: \"127.0.0.1:{http01}\" }} }}
+    dir: tls
+"
+        )
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        write(self.path().join(name), text);
+        name.to_owned()
+    }
+
+    /// The development CA, up and known to the configuration
+    fn ca(&self) -> Ca {
+        let (listen, http01) = (format!("127.0.0.1:{}", self.ca), self.http01.to_string());
+        let mut child = self
+            .command(&[
+                "dev-ca",
+                "--listen",
+                &listen,
+                "--http01-port",
+                &http01,
+                "--root",
+                "root.pem",
+            ])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert!(line.starts_with("directory: "), "{line}");
+        assert!(read(self.path().join("root.pem")).contains("BEGIN CERTIFICATE"));
+        Ca(child)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_certkeep"));
+        command.args(arguments).env("CERTKEEP_CONFIG", "certkeep.yaml").current_dir(self.path());
+        command
+    }
+
+    fn certkeep(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    #[track_caller]
+    fn well(&self, arguments: &[&str]) -> Output {
+        let output = self.certkeep(arguments);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+        output
+    }
+}
+
+/// A CA that ends with the value
+#[derive(Debug)]
+struct Ca(Child);
+
+impl Drop for Ca {
+    fn drop(&mut self) {
+        self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
+#[track_caller]
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
