@@ -181,7 +181,7 @@ impl Stop {
 
     /// The message, a line for each mistake
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.message.lines().map(str::to_owned).collect()
+        self.message.lines().map(|line| line.trim().to_owned()).collect()
     }
 
     pub(crate) fn unexpected(message: impl std::fmt::Display) -> Self {
