@@ -61,12 +61,12 @@ impl Agent {
         let certificates = self.config.certificates.len();
         self.shared.tell(Event::Started { certificates });
         let mut told = Told::new(controls.systemd);
-        let mut last_text = (controls.read_config)().ok();
+        let mut reading = Reading { last: (controls.read_config)().ok(), in_force: true };
         let mut rounds = Rounds::default();
         let mut looked_at = self.shared.now();
         let stopped = loop {
             let plan = self.start_due(&mut rounds);
-            told.turn(&self.status_text(&plan));
+            told.turn(&self.status_text(&plan, &reading));
             let next = self.next_look(&plan, looked_at, told.interval());
             match self.wake(&mut controls, &mut watch, next).await {
                 Wake::Done(done) => {
@@ -77,13 +77,13 @@ impl Agent {
                 }
                 Wake::Changed(hint) => {
                     self.tell_hint(hint);
-                    self.take_over(&mut controls, &mut last_text, &mut watch);
+                    self.take_over(&mut controls, &mut reading, &mut watch);
                     self.look_again().await;
                     looked_at = self.shared.now();
                 }
                 Wake::Reload => {
                     told.reloading();
-                    self.take_over(&mut controls, &mut last_text, &mut watch);
+                    self.take_over(&mut controls, &mut reading, &mut watch);
                     self.look_again().await;
                     looked_at = self.shared.now();
                     told.reloaded();
@@ -163,23 +163,24 @@ impl Agent {
     }
 
     /// Take a changed configuration over whole, or refuse it whole
-    fn take_over(&mut self, controls: &mut Controls, last: &mut Option<Config>, watch: &mut Watch) {
+    fn take_over(&mut self, controls: &mut Controls, reading: &mut Reading, watch: &mut Watch) {
         match (controls.read_config)() {
-            Ok(config) if last.as_ref() == Some(&config) => {}
+            Ok(config) if reading.last.as_ref() == Some(&config) => {}
             Ok(config) if config.state_dir != self.config.state_dir => {
                 let errors = vec!["`state_dir` cannot change while running: restart".to_owned()];
                 self.shared.tell(Event::ConfigurationRefused { errors });
-                *last = Some(config);
+                *reading = Reading { last: Some(config), in_force: false };
             }
             Ok(config) => {
-                *last = Some(config.clone());
+                *reading = Reading { last: Some(config.clone()), in_force: true };
                 let certificates = config.certificates.len();
                 self.config = Arc::new(config);
                 watch.retarget(self.watched(controls.config_path.clone()));
                 self.shared.tell(Event::ConfigurationAccepted { certificates });
             }
             Err(errors) => {
-                if last.take().is_some() {
+                reading.in_force = false;
+                if reading.last.take().is_some() {
                     self.shared.tell(Event::ConfigurationRefused { errors });
                 }
             }
@@ -193,11 +194,26 @@ impl Agent {
         }
     }
 
-    fn status_text(&self, plan: &Plan) -> String {
-        let all = plan.decisions.len();
-        let live = plan.decisions.iter().filter(|d| d.state.as_str() == "live").count();
-        let working = self.busy.len();
-        format!("{live} of {all} certificates live, working on {working}, next {}", plan.wake_at)
+    /// How it goes, as `systemctl status` shows it
+    fn status_text(&self, plan: &Plan, reading: &Reading) -> String {
+        let count = |state| plan.decisions.iter().filter(|d| d.state.as_str() == state).count();
+        let mut text = format!("{} of {} certificates live", count("live"), plan.decisions.len());
+        if !self.busy.is_empty() {
+            text.push_str(&format!(", working on {}", self.busy.len()));
+        }
+        match count("needs-operator") {
+            0 => {}
+            stuck => text.push_str(&format!(", {stuck} waiting for you")),
+        }
+        let now = self.shared.now();
+        let renewals = plan.decisions.iter().map(|decision| decision.renew_at);
+        if let Some(next) = renewals.filter(|at| *at > now).min() {
+            text.push_str(&format!(", next renewal {next}"));
+        }
+        if !reading.in_force {
+            text.push_str("; the changed configuration is refused");
+        }
+        text
     }
 
     /// Let deployments end; orders are cut off, since they go on where they stopped
@@ -212,6 +228,14 @@ impl Agent {
         self.jobs.shutdown().await;
         drained
     }
+}
+
+/// What the configuration file held at the latest look
+struct Reading {
+    /// Nothing when it was wrong
+    last: Option<Config>,
+    /// Whether the agent works by it
+    in_force: bool,
 }
 
 /// What the service manager was told; that it cannot be reached stops nothing
