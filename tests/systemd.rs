@@ -1,15 +1,17 @@
 //! The units in a booted systemd: a Debian 12 of its own, with Pebble and nginx inside.
 //!
 //! The machine is booted once; `tests/systemd/driver` runs in it and keeps one promise after the
-//! other. Each test here reports how one of them went. Needs root.
+//! other. Each test here reports how one of them went, and `target/tmp/systemd-results` has what
+//! was said meanwhile. Needs root.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use support::process::Daemon;
 use support::{pebble, program, read, target, wait_until, write};
@@ -30,13 +32,17 @@ promises! {
     the_user_is_made
     a_first_certificate_is_issued_checked_and_reloaded
     the_status_line_says_how_it_is
+    the_journal_knows_how_bad_it_is
     a_kill_is_survived_without_an_order
     a_reload_takes_over_the_configuration
+    a_wrong_change_leaves_the_old_configuration
+    a_failing_check_brings_the_old_pair_back
     a_hung_loop_is_restarted_by_the_watchdog
     a_wrong_configuration_is_not_restarted
     port_80_comes_from_the_socket
     a_connection_starts_the_service
-    the_timer_runs_one_pass
+    a_due_certificate_is_renewed
+    the_timer_makes_up_for_a_missed_pass
     the_unprivileged_unit_renews_and_reloads
 }
 
@@ -50,28 +56,47 @@ fn every_promise_of_the_driver_has_a_test() {
     }
 }
 
-/// What the booted machine left behind
+/// A machine that was booted once, and what it left behind
 struct Machine {
     tree: PathBuf,
+    results: PathBuf,
 }
 
 fn machine() -> &'static Machine {
     static BOOTED: OnceLock<Result<Machine, String>> = OnceLock::new();
     let booted = BOOTED.get_or_init(|| {
-        let machine = Machine { tree: target().join("tmp/systemd-machine") };
+        let folder = target().join("tmp");
+        let machine = Machine {
+            tree: folder.join("systemd-machine"),
+            results: folder.join("systemd-results"),
+        };
+        let _alone = alone();
         machine.lay_out();
-        machine.boot().map(|()| machine)
+        machine.boot()?;
+        std::fs::remove_dir_all(&machine.tree).unwrap();
+        Ok(machine)
     });
     booted.as_ref().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// Machines of two checkouts would meet in the same control group
+fn alone() -> File {
+    let path = std::env::temp_dir().join("certkeep-systemd-machine.lock");
+    let file = File::options().create(true).append(true).open(path).unwrap();
+    file.lock().unwrap();
+    file
 }
 
 impl Machine {
     fn lay_out(&self) {
         let root = target().join("systemd-root");
         assert!(root.join("complete").exists(), "{} is missing: run tests/peers", root.display());
-        if self.tree.exists() {
-            std::fs::remove_dir_all(&self.tree).unwrap();
+        for folder in [&self.tree, &self.results] {
+            if folder.exists() {
+                std::fs::remove_dir_all(folder).unwrap();
+            }
         }
+        std::fs::create_dir_all(&self.results).unwrap();
         run(Command::new("cp")
             .args(["-a", "--reflink=auto"])
             .arg(root.join("tree"))
@@ -109,23 +134,19 @@ impl Machine {
     }
 
     fn boot(&self) -> Result<(), String> {
-        let console = self.tree.with_extension("console");
-        write(&console, "");
-        let mut command = Command::new(program("systemd-nspawn"));
+        let mut command = Command::new(program("setpriv"));
         command
-            .arg("--quiet")
-            .arg("--boot")
-            .arg("--directory")
+            .args(TOGETHER)
+            .arg(program("systemd-nspawn"))
+            .args(["--quiet", "--boot", "--directory"])
             .arg(&self.tree)
+            .arg(format!("--bind={}:/results", self.results.display()))
             .arg(format!("--machine=certkeep-{}", std::process::id()))
             .args(["--private-network", "--register=no", "--keep-unit", "--link-journal=no"])
             .args(["--console=pipe", "--timezone=off", "--resolv-conf=off"]);
-        let mut nspawn = Daemon::start(&mut command, &console).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(400);
-        wait_until("the machine is off", Duration::from_secs(600), || {
-            (nspawn.ended().is_some() || Instant::now() > deadline).then_some(())
-        });
-        if self.results("complete").exists() {
+        let mut nspawn = Daemon::start(&mut command, &self.results.join("console")).unwrap();
+        wait_until("the machine is off", Duration::from_secs(300), || nspawn.ended());
+        if self.results.join("complete").exists() {
             return Ok(());
         }
         Err(format!("the driver did not get to its end:\n{}", nspawn.log()))
@@ -133,21 +154,17 @@ impl Machine {
 
     #[track_caller]
     fn assert_kept(&self, promise: &str) {
-        let summary = read(self.results("summary"));
-        let log = || read(self.results(&format!("{promise}.log")));
+        let summary = read(self.results.join("summary"));
+        let log = || read(self.results.join(format!("{promise}.log")));
         let kept = summary.lines().any(|line| line == format!("ok {promise}"));
         assert!(kept, "{}\n{}\n{summary}", log(), self.journal());
     }
 
     /// What certkeep and systemd said about it
     fn journal(&self) -> String {
-        let all = read(self.results("journal"));
+        let all = read(self.results.join("journal"));
         let about = all.lines().filter(|line| line.contains("certkeep") || line.contains("nginx"));
         about.collect::<Vec<_>>().join("\n")
-    }
-
-    fn results(&self, name: &str) -> PathBuf {
-        self.tree.join("results").join(name)
     }
 
     fn copy(&self, from: &Path, to: &str) {
@@ -176,13 +193,28 @@ fn run(command: &mut Command) {
     assert!(command.status().unwrap().success(), "{command:?}");
 }
 
+/// The machine ends with this process, however that ends, and leaves no mount behind
+const TOGETHER: [&str; 10] = [
+    "--pdeathsig=KILL",
+    "unshare",
+    "--fork",
+    "--pid",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+    "mkdir -p /run/systemd/nspawn && mount -t tmpfs none /run/systemd/nspawn && exec \"$@\"",
+    "sh",
+];
+
 /// The machine has a loopback of its own, so its ports can be fixed
 const PEBBLE: &str = r#"{ "pebble": {
     "listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
     "certificate": "/opt/pebble/tls.pem", "privateKey": "/opt/pebble/tls.key",
     "httpPort": 80, "tlsPort": 443, "keyAlgorithm": "ecdsa",
     "retryAfter": { "authz": 0, "order": 0 },
-    "profiles": { "default": { "description": "of the tests", "validityPeriod": 7776000 } } } }"#;
+    "profiles": { "default": { "description": "of the tests", "validityPeriod": 7776000 },
+        "brief": { "description": "renewed within seconds", "validityPeriod": 20 } } } }"#;
 
 const PEBBLE_UNIT: &str = "[Service]\n\
     Environment=PEBBLE_VA_NOSLEEP=1 PEBBLE_WFE_NONCEREJECT=0 PEBBLE_AUTHZREUSE=0\n\
@@ -198,4 +230,4 @@ const DRIVER_UNIT: &str = "[Service]\n\
     Type=oneshot\n\
     ExecStart=driver\n\
     ExecStopPost=systemctl poweroff --no-block\n\
-    TimeoutStartSec=380\n";
+    TimeoutStartSec=280\n";
