@@ -224,7 +224,8 @@ fn decide(
         Some(HeldBack::Clock) => now.after(LONGEST_SLEEP),
         None => renew_at,
     };
-    if let Some((_, at)) = inquiry {
+    // Nobody is asked while the clock is suspect, so a question that is due wakes nobody.
+    if let (Some((_, at)), false) = (inquiry, clock_suspect) {
         wake_at = wake_at.min(at);
     }
     // What is about to be replaced is not deployed first.
@@ -238,7 +239,7 @@ fn decide(
         }
     }
     let wake_at = if actions.is_empty() { wake_at.max(now) } else { now };
-    let state = state(certificate, observed, wanted);
+    let state = state(now, certificate, observed, wanted);
     Decision {
         certificate: certificate.name.clone(),
         state,
@@ -357,15 +358,12 @@ fn hold_back(
         return Some(HeldBack::Clock);
     }
     let forced = *reason == Reason::Forced;
-    let Attempts { not_before, last_failure, .. } = &observed.attempts;
     // What the CA asked for is kept even under force; our own ladder is not.
-    let named_by_ca = last_failure
-        .as_ref()
-        .is_some_and(|failure| matches!(failure.class, FailureClass::NotBefore { .. }));
-    // No rung of the ladder is that far away: the record itself cannot be trusted.
-    let out_of_reach = not_before.is_some_and(|until| until > now.after(LONGEST_SLEEP * 200));
-    if let Some(until) = not_before.filter(|until| *until > now)
-        && (!forced || named_by_ca || out_of_reach)
+    let last_failure = observed.attempts.last_failure.as_ref();
+    let named_by_ca =
+        last_failure.is_some_and(|failure| matches!(failure.class, FailureClass::NotBefore { .. }));
+    if let Some(until) = not_before(now, &observed.attempts).filter(|until| *until > now)
+        && (!forced || named_by_ca || is_barred(now, &observed.attempts))
     {
         return Some(HeldBack::Backoff { until });
     }
@@ -377,6 +375,25 @@ fn hold_back(
         .map(|until| HeldBack::Ledger { until })
 }
 
+/// When the next attempt is allowed, as far as the record can be believed
+///
+/// One that was written while the clock was ahead would keep the certificate back until the clock
+/// has caught up, which may be long after the certificate's end.
+fn not_before(now: Timestamp, attempts: &Attempts) -> Option<Timestamp> {
+    let until = attempts.not_before?;
+    match attempts.failed_at {
+        Some(at) if at > now.after(SKEW) => None,
+        Some(at) => Some(until.min(at.after(LONGEST_REST))),
+        None => Some(until),
+    }
+}
+
+/// Whether the records cannot be read: what was tried is not known, so nothing may be
+fn is_barred(now: Timestamp, attempts: &Attempts) -> bool {
+    let for_ever = attempts.not_before.is_some_and(|until| until > now.after(LONGEST_REST));
+    for_ever && attempts.failed_at.is_none()
+}
+
 /// Whom to ask for renewal information about the held certificate, and when
 fn renewal_info(
     config: &Config,
@@ -384,7 +401,7 @@ fn renewal_info(
     observed: &Observed,
     now: Timestamp,
 ) -> Option<(IssuerName, Timestamp)> {
-    let held = observed.held.as_ref()?;
+    let held = observed.held.as_ref().filter(|_| !is_barred(now, &observed.attempts))?;
     held.leaf.ari_id.as_ref()?;
     let origin = held.meta.origin.as_ref()?;
     if held.leaf.not_after <= now {
@@ -395,6 +412,8 @@ fn renewal_info(
         Some(info) if info.fingerprint == held.leaf.fingerprint => info.next_check,
         _ => window::first_renewal_info(held),
     };
+    // So far away only if the clock was ahead when it was written.
+    let at = if at > now.after(LONGEST_REST) { now } else { at };
     Some((issuer.name.clone(), at))
 }
 
@@ -409,8 +428,7 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
     let seen = observed.targets.get(&target.name).unwrap_or(&unseen);
     let record = &seen.record;
     let newest = held.meta.number;
-    let pinned = record.pinned_over.is_some_and(|over| newest <= over);
-    let wanted = if pinned { record.generation } else { newest };
+    let wanted = if is_pinned(now, held, seen) { record.generation } else { newest };
     let why = if record.generation != wanted || record.installed_at.is_none() {
         DeployReason::NotInstalled
     } else if let Some(problem) = seen.outputs.problem() {
@@ -422,7 +440,8 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
     };
     let waits = record
         .not_before
-        .filter(|at| *at > now && record.generation == wanted && observed.request == Request::None);
+        .filter(|at| *at > now && *at <= now.after(LONGEST_REST))
+        .filter(|_| record.generation == wanted && observed.request == Request::None);
     match waits {
         Some(at) => Deployment::At(at),
         None => {
@@ -431,7 +450,18 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
     }
 }
 
-fn state(certificate: &Certificate, observed: &Observed, wanted: bool) -> State {
+/// Whether the operator's way back is still in force
+///
+/// It ends with a newer generation, and before what was gone back to does.
+fn is_pinned(now: Timestamp, held: &Held, seen: &ObservedTarget) -> bool {
+    let ends = |leaf: &crate::cert::Leaf| {
+        window::emergency(leaf) <= now && leaf.not_after < held.leaf.not_after
+    };
+    seen.record.pinned_over.is_some_and(|over| held.meta.number <= over)
+        && !seen.pinned.as_ref().is_some_and(ends)
+}
+
+fn state(now: Timestamp, certificate: &Certificate, observed: &Observed, wanted: bool) -> State {
     let operator = |failure: Option<&crate::failure::Failure>| match failure.map(|f| &f.class) {
         Some(FailureClass::NeedsOperator { what, .. }) => Some(what.clone()),
         _ => None,
@@ -451,10 +481,8 @@ fn state(certificate: &Certificate, observed: &Observed, wanted: bool) -> State 
             return State::NeedsOperator { what };
         }
         let newest = held.meta.number;
-        let here = record.filter(|record| {
-            let pinned = record.pinned_over.is_some_and(|over| newest <= over);
-            record.generation == newest || pinned
-        });
+        let pinned = seen.is_some_and(|seen| is_pinned(now, held, seen));
+        let here = record.filter(|record| record.generation == newest || pinned);
         let current = seen.is_some_and(|seen| seen.outputs == OutputState::Current);
         installed &= current && here.is_some_and(|record| record.installed_at.is_some());
         live &= here.is_some_and(|record| record.live_at.is_some());
@@ -472,6 +500,9 @@ pub const LONGEST_SLEEP: Duration = Duration::from_secs(15 * 60);
 
 /// How far a CA's clock may be ahead of ours without ours being suspect
 const SKEW: Duration = Duration::from_secs(3600);
+
+/// Longer than anything puts a next step off: a day, and a tenth of it by the seed
+const LONGEST_REST: Duration = Duration::from_secs(2 * 86_400);
 
 /// 2026-11-01: no clock of a machine that runs this is before it
 const WRITTEN: Timestamp = Timestamp::from_seconds(1_793_491_200);

@@ -85,6 +85,8 @@ pub struct ObservedTarget {
     pub record: TargetRecord,
     /// How its files compare with the generation that the record names as installed
     pub outputs: OutputState,
+    /// What the operator went back to, if it is not the newest
+    pub pinned: Option<Leaf>,
 }
 
 /// How the files of a target compare with what they should hold

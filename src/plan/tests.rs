@@ -118,9 +118,10 @@ fn held(number: u32, from: Timestamp, lifetime: Duration) -> Held {
     }
 }
 
-/// A certificate that is live since `from`, its renewal information not due for long
+/// A certificate that is live since `from`, of a CA that is not asked when to renew it
 fn live(number: u32, from: Timestamp, lifetime: Duration) -> Observed {
-    let held = held(number, from, lifetime);
+    let mut held = held(number, from, lifetime);
+    held.leaf.ari_id = None;
     let mut observed = Observed::default();
     observed.attempts.renewal_info = Some(RenewalInfo {
         fingerprint: held.leaf.fingerprint,
@@ -136,7 +137,7 @@ fn live(number: u32, from: Timestamp, lifetime: Duration) -> Observed {
         live_at: Some(from),
         ..TargetRecord::default()
     };
-    let seen = ObservedTarget { record, outputs: OutputState::Current };
+    let seen = ObservedTarget { record, outputs: OutputState::Current, pinned: None };
     observed.targets.insert(target(), seen);
     observed.held = Some(held);
     observed
@@ -331,6 +332,7 @@ fn a_target_is_worked_on_until_it_is_live() {
     record(&mut observed, |t| {
         *t = ObservedTarget {
             outputs: OutputState::Current,
+            pinned: None,
             record: TargetRecord { live_at: None, ..t.record.clone() },
         }
     });
@@ -517,8 +519,7 @@ proptest! {
     ) {
         let mut observed = live(1, Timestamp::from_millis(from), Duration::from_millis(life));
         window(&mut observed, Timestamp::from_millis(start), Timestamp::from_millis(end));
-        observed.attempts.renewal_info.as_mut().unwrap().next_check =
-            Timestamp::from_millis(next_check);
+        asked_at(&mut observed, Timestamp::from_millis(next_check));
         observed.attempts.not_before = not_before.map(Timestamp::from_millis);
         let mut config = config();
         certificate(&mut config).renew.before = Some(Share::PerMille(before));
@@ -541,4 +542,78 @@ proptest! {
         let line = START.after(Duration::from_secs(life)).before(Duration::from_secs(life) / 12);
         prop_assert!(decision(START, &config(), &observed).renew_at <= line);
     }
+}
+
+/// Have the CA asked about it at that moment
+fn asked_at(observed: &mut Observed, at: Timestamp) {
+    observed.attempts.renewal_info.as_mut().unwrap().next_check = at;
+    let leaf = &mut observed.held.as_mut().unwrap().leaf;
+    leaf.ari_id = Some(AriId { key_identifier: vec![1], serial: vec![2] });
+}
+
+#[test]
+fn where_the_records_cannot_be_read_the_ca_is_asked_nothing() {
+    let mut observed = live(1, START, days(90));
+    observed.attempts = Attempts {
+        failures: 1,
+        not_before: Some(Timestamp::from_seconds(253_402_300_799)),
+        ..Attempts::default()
+    };
+    for request in [Request::None, Request::Now, Request::Force] {
+        observed.request = request;
+        for day in [1, 70, 89] {
+            let decided = decision(START.after(days(day)), &config(), &observed);
+            assert_eq!(decided.actions, [], "{request:?} on day {day}");
+        }
+    }
+}
+
+#[test]
+fn what_was_written_while_the_clock_was_ahead_holds_nothing_back() {
+    let now = START.after(days(70));
+    let ahead = now.after(days(400));
+    let mut observed = live(1, START, days(90));
+    observed.attempts.failures = 4;
+    observed.attempts.failed_at = Some(ahead);
+    observed.attempts.not_before = Some(ahead.after(days(1)));
+    asked_at(&mut observed, ahead);
+    observed.attempts.issued = vec![IssuedRecord {
+        at: ahead,
+        identifiers: config().certificates[&name("a")].identifiers.clone(),
+        lifetime: 90 * DAY,
+    }];
+    observed.targets.entry(target()).and_modify(|t| {
+        t.record.live_at = None;
+        t.record.not_before = Some(ahead);
+    });
+    let decided = decision(now, &config(), &observed);
+    assert_eq!(decided.held_back, None);
+    let issuer = IssuerName::parse("ca").unwrap();
+    assert_eq!(decided.actions, [Action::RenewalInfo { issuer }, Action::Issue]);
+    let decided = decision(START.after(days(50)), &config(), &observed);
+    assert!(matches!(decided.actions.last(), Some(Action::Deploy { .. })), "{decided:?}");
+}
+
+#[test]
+fn a_suspect_clock_lets_the_agent_sleep_whatever_is_due() {
+    let now = START.before(days(3));
+    let mut observed = live(1, START, days(90));
+    asked_at(&mut observed, now.before(days(1)));
+    let decided = decision(now, &config(), &observed);
+    assert_eq!(decided.actions, []);
+    assert!(decided.wake_at > now, "{decided:?}");
+}
+
+#[test]
+fn a_rollback_ends_before_what_it_went_back_to_does() {
+    let older = held(1, START.before(days(80)), days(90)).leaf;
+    let mut observed = live(2, START, days(90));
+    observed.targets.entry(target()).and_modify(|t| {
+        t.record.generation = 1;
+        t.record.pinned_over = Some(2);
+        t.pinned = Some(older);
+    });
+    let at = |day| decision(START.after(days(day)), &config(), &observed);
+    assert_eq!((at(1).actions, at(1).state), (vec![], State::Live { verified: false }));
+    assert!(matches!(at(9).actions.as_slice(), [Action::Deploy { generation: 2, .. }]));
 }

@@ -125,7 +125,8 @@ impl Store {
         for target in &certificate.targets {
             let record = deploy.targets.get(&target.name).cloned().unwrap_or_default();
             let outputs = self.look_at_target(certificate, target, &record, &mut known, owners);
-            let seen = ObservedTarget { record, outputs };
+            let pinned = record.pinned_over.and_then(|_| known.leaf(record.generation));
+            let seen = ObservedTarget { record, outputs, pinned };
             observed.targets.insert(target.name.clone(), seen);
         }
         match newest {
@@ -220,6 +221,12 @@ impl Known<'_> {
             self.older = load(dir, number).ok().flatten();
         }
         self.older.as_ref()
+    }
+}
+
+impl Known<'_> {
+    fn leaf(&mut self, number: u32) -> Option<Leaf> {
+        Leaf::from_pem(pair::parts(Content::Cert, self.get(number)?)[0]).ok()
     }
 }
 
