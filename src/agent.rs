@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::challenge::Solver;
 use crate::config::{Certificate, Config};
@@ -94,6 +94,21 @@ impl Shared {
         self.clock.now()
     }
 
+    /// Say that work is done here: while this is held, nobody sweeps up what looks unfinished
+    ///
+    /// Waits for a process that is sweeping at this moment.
+    ///
+    /// # Errors
+    /// When the lock cannot be taken.
+    pub async fn at_work(&self) -> Result<Lock, StoreError> {
+        loop {
+            if let Some(lock) = self.on_disk(|store| store.lock_store(LockMode::Shared)).await? {
+                return Ok(lock);
+            }
+            tokio::time::sleep(SWEEP_PAUSE).await;
+        }
+    }
+
     /// Do something with the disk, away from the loop
     ///
     /// # Errors
@@ -118,8 +133,8 @@ pub struct Agent {
     config: Arc<Config>,
     snapshot: Snapshot,
     jobs: JoinSet<Vec<job::Done>>,
-    /// Certificates that a job works on, and whether it may end in something to deploy
-    busy: BTreeMap<CertName, job::Kind>,
+    /// Certificates that a job works on
+    busy: BTreeMap<CertName, Working>,
     /// What the operator asked for, until a job has taken it up
     requests: BTreeMap<CertName, Request>,
     /// Certificates that another process holds
@@ -129,6 +144,14 @@ pub struct Agent {
     /// When the first deployment began to wait for others to go with it
     batch_since: Option<Timestamp>,
     clock_suspect: bool,
+}
+
+/// A job at work on a certificate
+#[derive(Debug)]
+struct Working {
+    /// Whether it may end in something to deploy
+    kind: job::Kind,
+    job: AbortHandle,
 }
 
 /// How a single pass ended
@@ -161,7 +184,20 @@ impl Agent {
     ///
     /// # Errors
     /// When the state directory cannot be looked at.
-    pub async fn once(mut self, request: Request) -> Result<Outcome, StoreError> {
+    pub async fn once(self, request: Request) -> Result<Outcome, StoreError> {
+        self.once_until(request, std::future::pending()).await
+    }
+
+    /// The same, or as much of it as is done when `stop` completes; deployments are not cut off
+    ///
+    /// # Errors
+    /// When the state directory cannot be looked at.
+    pub async fn once_until(
+        mut self,
+        request: Request,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Outcome, StoreError> {
+        let mut stop = std::pin::pin!(stop);
         let _at_work = self.recover().await?;
         self.requests = self.config.certificates.keys().map(|n| (n.clone(), request)).collect();
         self.observe().await?;
@@ -176,6 +212,14 @@ impl Agent {
             tokio::select! {
                 Some(done) = self.jobs.join_next() => self.finish(done),
                 () = sleep_until(&*self.shared.clock, batch_ends) => {}
+                () = &mut stop => {
+                    self.drain().await;
+                    self.observe().await?;
+                    let now = self.shared.now();
+                    let plan = plan::plan(now, &self.config, &self.snapshot);
+                    let report = Report::new(now, &plan, &self.snapshot);
+                    return Ok(Outcome { report, held_elsewhere: self.held_elsewhere });
+                }
             }
         }
     }
@@ -183,7 +227,7 @@ impl Agent {
     /// Put right what an interrupted run left behind, if nobody else is at work
     ///
     /// What is returned is to be held while working: nobody sweeps meanwhile.
-    async fn recover(&self) -> Result<Option<Lock>, StoreError> {
+    async fn recover(&self) -> Result<Lock, StoreError> {
         let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
         self.shared
             .on_disk(move |store| {
@@ -191,9 +235,10 @@ impl Agent {
                     store.recover(&config, &mut |event| events(event));
                     journal::sweep(store, &*events);
                 }
-                store.lock_store(LockMode::Shared)
+                Ok(())
             })
-            .await
+            .await?;
+        self.shared.at_work().await
     }
 
     /// Look at the disk
@@ -249,9 +294,11 @@ impl Agent {
         if request != Request::None {
             self.requests.insert(certificate.name.clone(), Request::Now);
         }
-        self.busy.insert(certificate.name.clone(), job::Kind::Order);
         let (shared, config) = (self.shared.clone(), Arc::clone(&self.config));
-        self.jobs.spawn(async move { vec![job::work(shared, config, certificate, request).await] });
+        let name = certificate.name.clone();
+        let work = async move { vec![job::work(shared, config, certificate, request).await] };
+        let job = self.jobs.spawn(work);
+        self.busy.insert(name, Working { kind: job::Kind::Order, job });
     }
 
     /// Deploy in batches: a server is reloaded once for all that is ready within a moment
@@ -262,7 +309,7 @@ impl Agent {
         }
         let now = self.shared.now();
         let since = *self.batch_since.get_or_insert(now);
-        let more_to_come = self.busy.values().any(|kind| *kind == job::Kind::Order);
+        let more_to_come = self.busy.values().any(|working| working.kind == job::Kind::Order);
         if more_to_come && now < since.after(BATCH_WINDOW) {
             return;
         }
@@ -273,10 +320,14 @@ impl Agent {
                 rounds.started(&certificate.name);
                 let request = self.requests.remove(&certificate.name).unwrap_or_default();
                 requests.insert(certificate.name.clone(), request);
-                self.busy.insert(certificate.name.clone(), job::Kind::Deployment);
             }
+            let names: Vec<_> = requests.keys().cloned().collect();
             let (shared, config) = (self.shared.clone(), Arc::clone(&self.config));
-            self.jobs.spawn(job::deploy(shared, config, group, requests));
+            let job = self.jobs.spawn(job::deploy(shared, config, group, requests));
+            for name in names {
+                let working = Working { kind: job::Kind::Deployment, job: job.clone() };
+                self.busy.insert(name, working);
+            }
         }
     }
 
@@ -311,12 +362,31 @@ impl Agent {
         }
     }
 
-    /// A job ended in a panic, which is ours to mend; the others go on
+    /// A job ended in a panic, which is ours to mend; the others go on, and its certificates later
     fn lost(&mut self, error: &tokio::task::JoinError) {
-        self.warn(None, format!("a job ended unexpectedly, please report it: {error}"));
-        if self.jobs.is_empty() {
-            self.busy.clear();
+        let until = self.shared.now().after(job::PAUSE);
+        let lost = self.busy.extract_if(.., |_, working| working.job.id() == error.id());
+        let names: Vec<_> = lost.map(|(name, _)| name).collect();
+        for name in names {
+            let message = format!("a job ended unexpectedly, please report it: {error}");
+            self.warn(Some(name.clone()), message);
+            self.paused.insert(name, until);
         }
+    }
+
+    /// Let deployments end; orders are cut off, since they go on where they stopped
+    ///
+    /// Whether nothing was cut off.
+    async fn drain(&mut self) -> bool {
+        let mut clean = true;
+        for working in self.busy.values().filter(|working| working.kind == job::Kind::Order) {
+            working.job.abort();
+            clean = false;
+        }
+        let all = async { while self.jobs.join_next().await.is_some() {} };
+        clean &= tokio::time::timeout(DRAIN, all).await.is_ok();
+        self.jobs.shutdown().await;
+        clean
     }
 
     fn tell_clock(&mut self, plan: &Plan) {
@@ -361,6 +431,12 @@ async fn sleep_until(clock: &dyn Clock, at: Timestamp) {
 
 /// Enough to keep a CA busy, and few enough for its load balancer and its locks
 const ORDERS_AT_ONCE: usize = 8;
+
+/// How long a stop waits for servers to be reloaded
+const DRAIN: Duration = Duration::from_secs(25);
+
+/// Between two looks whether another process has ended its sweep
+const SWEEP_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a finished certificate waits for others that reload the same server
 const BATCH_WINDOW: Duration = Duration::from_secs(2);

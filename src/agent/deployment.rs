@@ -167,7 +167,8 @@ impl Deployment {
             };
         }
         let fresh = self.record.installed_at.is_none();
-        if fresh {
+        // Also before a reload alone: a disk that takes no record must not cause one after another.
+        if fresh || self.why == DeployReason::NotLive {
             self.write(shared).await?;
         }
         if self.why != DeployReason::NotLive {

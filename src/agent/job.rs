@@ -61,14 +61,17 @@ pub(crate) async fn work(
         Ok(None) => return Done::held_elsewhere(name),
         Err(error) => {
             warn(&shared, &name, &error);
-            return Done::new(name, None);
+            return Done { paused: Some(shared.now().after(PAUSE)), ..Done::new(name, None) };
         }
     };
     let certificate = Arc::new(certificate);
     let mut observed = look(&shared, &certificate).await;
     let mut paused = None;
     for _ in 0..ROUNDS {
-        let Some(seen) = &mut observed else { break };
+        let Some(seen) = &mut observed else {
+            paused = Some(shared.now().after(PAUSE));
+            break;
+        };
         // Asked again under the lock: another process may have done it meanwhile.
         seen.request = request;
         let Some(decision) = decide(&shared, &config, &certificate, seen) else { break };
@@ -78,11 +81,12 @@ pub(crate) async fn work(
         };
         let reason = decision.reason.to_string();
         let attempts = seen.attempts.clone();
-        match action {
+        // Where the disk does not take what was done, the next look would have it done again.
+        let kept = match action {
             Action::Adopt => adopt(&shared, &certificate).await,
             Action::RenewalInfo { issuer } => {
                 let ask = Inquiry { config: &config, issuer, observed: seen, attempts };
-                ask.ask(&shared, &certificate).await;
+                ask.ask(&shared, &certificate).await
             }
             Action::Issue => {
                 shared.tell(Event::Planned { certificate: name.clone(), reason });
@@ -98,12 +102,16 @@ pub(crate) async fn work(
                 if let Err(failure) = issued {
                     let failed = Failed { attempts, failure, seed, lifetime };
                     paused = failed.record(&shared, &name).await;
-                    if paused.is_some() {
-                        break;
-                    }
                 }
+                Ok(())
             }
-            Action::Deploy { .. } => {}
+            Action::Deploy { .. } => Ok(()),
+        };
+        if kept.is_err() {
+            paused = Some(shared.now().after(PAUSE));
+        }
+        if paused.is_some() {
+            break;
         }
         observed = look(&shared, &certificate).await;
     }
@@ -131,7 +139,8 @@ pub(crate) async fn deploy(
             }
             Err(error) => {
                 warn(&shared, &name, &error);
-                done.push(Done::new(name, None));
+                let paused = Some(shared.now().after(PAUSE));
+                done.push(Done { paused, ..Done::new(name, None) });
                 continue;
             }
         }
@@ -146,9 +155,17 @@ pub(crate) async fn deploy(
     }
     deployment::deploy(&shared, due).await;
     for one in done.iter_mut().filter(|one| !one.held_elsewhere) {
-        let certificate = config.certificates.get(&one.certificate).cloned();
-        if let Some(certificate) = certificate {
-            one.observed = look(&shared, &Arc::new(certificate)).await;
+        let Some(certificate) = config.certificates.get(&one.certificate).cloned() else {
+            continue;
+        };
+        let certificate = Arc::new(certificate);
+        one.observed = look(&shared, &certificate).await;
+        // Success and failure are both on disk by now, unless the disk takes neither.
+        let decision =
+            one.observed.as_ref().and_then(|seen| decide(&shared, &config, &certificate, seen));
+        let still = |d: Decision| d.actions.iter().any(|a| matches!(a, Action::Deploy { .. }));
+        if decision.is_none_or(still) {
+            one.paused = Some(shared.now().after(PAUSE));
         }
     }
     drop(locks);
@@ -204,7 +221,7 @@ fn decide(
     plan::plan(shared.now(), &config, &Snapshot { certificates: seen }).decisions.pop()
 }
 
-async fn adopt(shared: &Shared, certificate: &Arc<Certificate>) {
+async fn adopt(shared: &Shared, certificate: &Arc<Certificate>) -> Result<(), ()> {
     let (now, wanted) = (shared.now(), Arc::clone(certificate));
     let adopted = shared.on_disk(move |store| store.adopt(&wanted, now)).await;
     match adopted {
@@ -217,8 +234,12 @@ async fn adopt(shared: &Shared, certificate: &Arc<Certificate>) {
             });
         }
         Ok(None) => {}
-        Err(error) => warn(shared, &certificate.name, &error),
+        Err(error) => {
+            warn(shared, &certificate.name, &error);
+            return Err(());
+        }
     }
+    Ok(())
 }
 
 /// One question for renewal information; every error of it is soft
@@ -230,9 +251,9 @@ struct Inquiry<'a> {
 }
 
 impl Inquiry<'_> {
-    async fn ask(mut self, shared: &Shared, certificate: &Certificate) {
-        let Some(held) = &self.observed.held else { return };
-        let Some(id) = &held.leaf.ari_id else { return };
+    async fn ask(mut self, shared: &Shared, certificate: &Certificate) -> Result<(), ()> {
+        let Some(held) = &self.observed.held else { return Ok(()) };
+        let Some(id) = &held.leaf.ari_id else { return Ok(()) };
         let now = shared.now();
         let before = self.attempts.renewal_info.take();
         let before = before.filter(|info| info.fingerprint == held.leaf.fingerprint);
@@ -267,8 +288,7 @@ impl Inquiry<'_> {
         };
         let attempts =
             Attempts { version: VERSION, renewal_info: Some(info), ..self.attempts.clone() };
-        // Asked again too early at worst.
-        write_attempts(shared, &certificate.name, attempts).await.unwrap_or_default();
+        write_attempts(shared, &certificate.name, attempts).await
     }
 
     async fn answer(
@@ -329,6 +349,9 @@ pub(crate) fn warn(shared: &Shared, name: &CertName, error: &dyn std::fmt::Displ
 
 /// Taking over, asking when, and ordering, and one to spare
 const ROUNDS: u32 = 4;
+
+/// How long a certificate rests whose disk does not take what was done
+pub(crate) const PAUSE: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// How long another process may keep a certificate before it is left to it
 const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);

@@ -61,9 +61,10 @@ impl Agent {
         let certificates = self.config.certificates.len();
         self.shared.tell(Event::Started { certificates });
         let mut told = Told::new(controls.systemd);
-        let mut reading = Reading { last: (controls.read_config)().ok(), in_force: true };
+        let mut reading = Reading { last: Some((*self.config).clone()), in_force: true };
         let mut rounds = Rounds::default();
         let mut looked_at = self.shared.now();
+        let mut cleared_at = looked_at;
         let stopped = loop {
             let plan = self.start_due(&mut rounds);
             told.turn(&self.status_text(&plan, &reading));
@@ -92,14 +93,19 @@ impl Agent {
                 Wake::Tick => {
                     let now = self.shared.now();
                     if now.since(looked_at) >= LOOK_EVERY || now < looked_at {
-                        rounds = Rounds::default();
-                        // Held elsewhere is no verdict for ever.
-                        self.held_elsewhere.clear();
                         watch.refresh();
                         self.look_again().await;
                         looked_at = now;
                     }
                 }
+            }
+            // Whatever woke the loop: where files change all the time, no minute passes in peace.
+            let now = self.shared.now();
+            if now.since(cleared_at) >= LOOK_EVERY || now < cleared_at {
+                rounds = Rounds::default();
+                // Held elsewhere is no verdict for ever.
+                self.held_elsewhere.clear();
+                cleared_at = now;
             }
         };
         told.stopping();
@@ -215,19 +221,6 @@ impl Agent {
         }
         text
     }
-
-    /// Let deployments end; orders are cut off, since they go on where they stopped
-    async fn drain(&mut self) -> bool {
-        if self.busy.values().all(|kind| *kind == super::job::Kind::Order) {
-            let clean = self.jobs.is_empty();
-            self.jobs.shutdown().await;
-            return clean;
-        }
-        let all = async { while self.jobs.join_next().await.is_some() {} };
-        let drained = tokio::time::timeout(DRAIN, all).await.is_ok();
-        self.jobs.shutdown().await;
-        drained
-    }
 }
 
 /// What the configuration file held at the latest look
@@ -288,6 +281,3 @@ impl Told {
 
 /// How often the content of every file is compared, whatever the kernel tells
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-
-/// How long a stop waits for servers to be reloaded
-const DRAIN: Duration = Duration::from_secs(25);

@@ -137,6 +137,7 @@ fn change(
 ) -> Result<Exit, Stop> {
     renew::runtime()?.block_on(async {
         let shared = renew::shared(context, config)?;
+        let _at_work = shared.at_work().await?;
         // Key authorizations change with the key, so no order may be in flight.
         let mut locks = Vec::new();
         for name in config.certificates.keys() {

@@ -71,6 +71,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     if store.is_some() && !arguments.offline {
         renew::runtime()?.block_on(async {
             let shared = renew::shared(context, &config)?;
+            let _at_work = shared.at_work().await?;
             for issuer in config.issuers.values() {
                 directory(&mut findings, &shared, &config, issuer).await;
             }

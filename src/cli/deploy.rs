@@ -34,6 +34,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     }
     renew::runtime()?.block_on(async {
         let shared = renew::shared(context, &config)?;
+        let _at_work = shared.at_work().await?;
         for certificate in config.certificates.values() {
             let name = certificate.name.clone();
             let Some(_lock) = shared.store.lock_certificate(&name)? else {

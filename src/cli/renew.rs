@@ -9,13 +9,14 @@ use clap::Args;
 use crate::agent::{Agent, Outcome, Secrets, Shared};
 use crate::challenge::Solver;
 use crate::cli::progress::Progress;
-use crate::cli::{Context, Exit, Stop, plan, selected};
+use crate::cli::{Context, Exit, Stop, plan, run, selected};
 use crate::config::Config;
 use crate::event::{Event, Level};
 use crate::log::{Format, Log};
 use crate::name::CertName;
 use crate::plan::Request;
 use crate::report::Report;
+use crate::signal;
 use crate::store::Store;
 
 /// Do once what is due, and end
@@ -40,18 +41,36 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         let report = plan::observe(context, &config, request);
         return plan::print(context, &report, Report::plan).map(|()| Exit::Well);
     }
-    let outcome = pass(context, config, request)?;
-    conclude(context, &outcome)
+    let (outcome, stopped) = pass(context, config, request)?;
+    let exit = conclude(context, &outcome)?;
+    match stopped {
+        Some(by) => Err(Stop::new(Exit::Failed, format!("stopped by {by}; it goes on next time"))),
+        None => Ok(exit),
+    }
 }
 
-/// One pass over the configuration, as `request` says
-pub(crate) fn pass(context: &Context, config: Config, request: Request) -> Result<Outcome, Stop> {
+/// One pass over the configuration, as `request` says, and the signal that ended it early
+fn pass(
+    context: &Context,
+    config: Config,
+    request: Request,
+) -> Result<(Outcome, Option<&'static str>), Stop> {
     runtime()?.block_on(async {
         let mut shared = shared(context, &config)?;
         let progress = Progress::new(context);
         shared.events = progress.events(Arc::clone(&shared.events));
-        let work = Agent::new(shared, config).once(request);
-        Ok(progress.show_while(work).await?)
+        let mut signals = run::signals()?;
+        let mut stopped = None;
+        let stop = async {
+            stopped = Some(match signals.recv().await {
+                Some(signal::Request::Stop(by)) => by,
+                // Whoever looked at it has gone.
+                Some(signal::Request::Reload) | None => "SIGHUP",
+            });
+        };
+        let work = Agent::new(shared, config).once_until(request, stop);
+        let outcome = progress.show_while(work).await?;
+        Ok((outcome, stopped))
     })
 }
 

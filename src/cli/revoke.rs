@@ -58,6 +58,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     let name = certificate.name.clone();
     renew::runtime()?.block_on(async {
         let shared = renew::shared(context, &config)?;
+        let _at_work = shared.at_work().await?;
         let Some(_lock) = shared.store.lock_certificate(&name)? else {
             return Err(deploy::held(&name));
         };

@@ -35,6 +35,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     }
     renew::runtime()?.block_on(async {
         let shared = renew::shared(context, &config)?;
+        let _at_work = shared.at_work().await?;
         let Some(_lock) = shared.store.lock_certificate(&certificate.name)? else {
             return Err(deploy::held(&certificate.name));
         };
@@ -110,7 +111,11 @@ fn original(
     config: &Config,
     certificate: &Arc<Certificate>,
 ) -> Result<Exit, Stop> {
-    let store = Store::open(config)?;
+    let runtime = renew::runtime()?;
+    let _within = runtime.enter();
+    let shared = renew::shared(context, config)?;
+    let _at_work = runtime.block_on(shared.at_work())?;
+    let store = &shared.store;
     let Some(_lock) = store.lock_certificate(&certificate.name)? else {
         return Err(deploy::held(&certificate.name));
     };

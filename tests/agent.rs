@@ -1,0 +1,247 @@
+//! The agent in process and as the compiled binary, on a CA that misbehaves on request.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use certkeep::agent::{Agent, Controls, Events, Outcome, Secrets, Shared};
+use certkeep::challenge::Solver;
+use certkeep::clock::SystemClock;
+use certkeep::config::Config;
+use certkeep::dev_ca::{DevCa, Fault, Options, Resource, Waiting};
+use certkeep::event::Event;
+use certkeep::failure::Step;
+use certkeep::plan::Request;
+use certkeep::signal;
+use certkeep::store::{LockMode, Store};
+use certkeep::time::{Clock, Timestamp};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use support::process::Daemon;
+use support::{PATIENCE, folder, wait_until};
+
+/// The real clock, put forward by hand
+#[derive(Debug, Default)]
+struct TestClock(AtomicI64);
+
+impl TestClock {
+    fn forward(&self, by: Duration) {
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&self) -> Timestamp {
+        let ahead = self.0.load(Ordering::SeqCst);
+        Timestamp::from_millis(SystemClock.now().as_millis() + ahead)
+    }
+}
+
+/// A CA, and a host that gets its certificates there
+struct World {
+    ca: DevCa,
+    clock: Arc<TestClock>,
+    folder: TempDir,
+    port: u16,
+    seen: Arc<Mutex<Vec<Event>>>,
+}
+
+impl World {
+    async fn new() -> Self {
+        let port = support::free_port(std::net::Ipv4Addr::LOCALHOST.into());
+        let clock = Arc::new(TestClock::default());
+        let options = Options { http01_port: port, ..Options::default() };
+        let ca = DevCa::start(options, Arc::clone(&clock) as Arc<dyn Clock>).await.unwrap();
+        let folder = folder();
+        support::write(folder.path().join("root.pem"), ca.root_pem());
+        for name in ["tls", "www"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        Self { ca, clock, folder, port, seen: Arc::default() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The configuration with these certificates, a YAML map in which `HOME` is the folder
+    fn config(&self, certificates: &str) -> Config {
+        let (home, directory, port) =
+            (self.folder.path().display(), self.ca.directory(), self.port);
+        let text = format!(
+            "state_dir: {home}/state\nissuers:\n  dev: {{ directory: \"{directory}\", \
+             ca_file: {home}/root.pem, accept_terms: true }}\ndefaults:\n  \
+             challenge: {{ http-01: {{ listen: \"127.0.0.1:{port}\" }} }}\n\
+             certificates:\n  {}\n",
+            certificates.replace("HOME", &home.to_string()).replace('\n', "\n  ")
+        );
+        let path = self.path("certkeep.yaml");
+        support::write(&path, &text);
+        Config::parse(&text, &path).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
+    }
+
+    /// What jobs need; `first` hears of each event before it is kept
+    fn shared(&self, config: &Config, first: impl Fn(&Event) + Send + Sync + 'static) -> Shared {
+        let seen = Arc::clone(&self.seen);
+        let events: Events = Arc::new(move |event| {
+            first(&event);
+            seen.lock().unwrap().push(event);
+        });
+        Shared::new(
+            Store::open(config).unwrap(),
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+            Solver::new(Vec::new()).unwrap(),
+            events,
+            Secrets::new(Arc::new(|_| None)),
+        )
+    }
+
+    async fn renew(&self, config: &Config, request: Request) -> Outcome {
+        let shared = self.shared(config, |_| ());
+        Agent::new(shared, config.clone()).once(request).await.unwrap()
+    }
+
+    /// Wait for an event
+    async fn sees(&self, what: &str, is_it: impl Fn(&Event) -> bool) {
+        let look = async {
+            while !self.seen.lock().unwrap().iter().any(&is_it) {
+                sleep(Duration::from_millis(5)).await;
+            }
+        };
+        if timeout(PATIENCE, look).await.is_err() {
+            panic!("never seen: {what}; but {:#?}", self.seen.lock().unwrap());
+        }
+    }
+
+    fn count(&self, is_it: impl Fn(&Event) -> bool) -> usize {
+        self.seen.lock().unwrap().iter().filter(|event| is_it(event)).count()
+    }
+
+    fn asked(&self, resource: Resource) -> usize {
+        self.ca.requests().iter().filter(|request| request.resource == resource).count()
+    }
+}
+
+fn is_live(event: &Event, name: &str) -> bool {
+    matches!(event, Event::Live { certificate, .. } if certificate.as_str() == name)
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[tokio::test]
+async fn a_job_that_panics_is_tried_later_while_another_one_hangs() {
+    let world = World::new().await;
+    let config = world.config(
+        "bad: { names: [bad.test], dir: HOME/tls/bad }\n\
+         slow: { names: [slow.test], dir: HOME/tls/slow }",
+    );
+    world.ca.inject(Fault::Delay {
+        to: Resource::NewOrder,
+        times: 1,
+        by: Duration::from_secs(3600),
+    });
+    let first = AtomicBool::new(true);
+    let shared = world.shared(&config, move |event| {
+        let order = matches!(event, Event::StepBegun { certificate, step: Step::Order }
+            if certificate.as_str() == "bad");
+        assert!(!order || !first.swap(false, Ordering::SeqCst), "a defect, made on purpose");
+    });
+    let (signals, receive) = mpsc::channel(4);
+    let again = config.clone();
+    let controls = Controls {
+        signals: receive,
+        systemd: None,
+        config_path: world.path("certkeep.yaml"),
+        read_config: Box::new(move || Ok(again.clone())),
+    };
+    let agent = Agent::new(shared, config).run(controls);
+    let story = async {
+        world
+            .sees("the panic", |event| {
+                matches!(event, Event::Warned { message, .. }
+                    if message.as_str().contains("ended unexpectedly"))
+            })
+            .await;
+        world.clock.forward(Duration::from_secs(11 * 60));
+        signals.send(signal::Request::Reload).await.unwrap();
+        world.sees("bad is live", |event| is_live(event, "bad")).await;
+        signals.send(signal::Request::Stop("the test")).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(agent, story);
+    ended.unwrap();
+    assert_eq!(world.count(|event| is_live(event, "slow")), 0);
+}
+
+#[tokio::test]
+async fn a_server_that_spoils_its_own_files_is_not_reloaded_over_and_over() {
+    let world = World::new().await;
+    let config = world.config(
+        "a: { names: [a.test], dir: HOME/tls/a, deploy: { reload: { command: \
+         [sh, -c, \"echo >> HOME/reloads; rm -f HOME/tls/a/privkey.pem\"] } } }",
+    );
+    world.renew(&config, Request::Now).await;
+    let reloads = support::read(world.path("reloads")).len();
+    assert!(reloads <= 2, "{reloads} reloads");
+    assert!(world.count(|event| matches!(event, Event::Restored { .. })) <= 2);
+}
+
+#[tokio::test]
+async fn work_waits_for_a_process_that_sweeps() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    let shared = world.shared(&config, |_| ());
+    let sweeping = shared.store.lock_store(LockMode::Exclusive).unwrap().unwrap();
+    let renewal = Agent::new(shared.clone(), config).once(Request::Now);
+    let mut renewal = std::pin::pin!(renewal);
+    assert!(timeout(Duration::from_millis(200), &mut renewal).await.is_err());
+    assert_eq!(world.ca.requests(), []);
+    drop(sweeping);
+    assert!(renewal.await.unwrap().report.all_well());
+    let at_work = shared.at_work().await.unwrap();
+    assert!(shared.store.lock_store(LockMode::Exclusive).unwrap().is_none());
+    drop(at_work);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_renewal_that_is_terminated_leaves_nothing_published() {
+    let world = World::new().await;
+    world.config(
+        "a: { names: [a.test], dir: HOME/tls/a, challenge: { http-01: { webroot: HOME/www } } }",
+    );
+    world.ca.inject(Fault::StayProcessing {
+        what: Waiting::Authorization,
+        times: 1,
+        polls: u32::MAX,
+        retry_after: None,
+    });
+    let mut command = Command::new(env!("CARGO_BIN_EXE_certkeep"));
+    command.arg("--config").arg(world.path("certkeep.yaml")).arg("renew");
+    let ended = tokio::task::spawn_blocking({
+        let (log, www) = (world.path("log"), world.path("www/.well-known/acme-challenge"));
+        move || {
+            let mut renewal = Daemon::start(&mut command, &log).unwrap();
+            wait_until("the challenge is published", PATIENCE, || {
+                (!entries(&www).is_empty()).then_some(())
+            });
+            renewal.signal(Signal::TERM);
+            renewal.wait(PATIENCE)
+        }
+    });
+    let ended = ended.await.unwrap();
+    assert_eq!(ended.code(), Some(1), "{}", support::read(world.path("log")));
+    assert_eq!(entries(&world.path("www")), Vec::<PathBuf>::new());
+    assert_eq!(entries(&world.path("state/published")), Vec::<PathBuf>::new());
+    assert!(support::read(world.path("log")).contains("SIGTERM"));
+    assert!(world.asked(Resource::NewOrder) == 1);
+}
