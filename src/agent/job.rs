@@ -113,7 +113,12 @@ pub(crate) async fn work(
         if paused.is_some() {
             break;
         }
+        let asked = *action == Action::Issue;
         observed = look(&shared, &certificate).await;
+        // What was issued is deployed before the CA is asked anything else.
+        if asked {
+            break;
+        }
     }
     drop(lock);
     Done { paused, ..Done::new(name, observed) }
@@ -216,7 +221,12 @@ fn decide(
     observed: &Observed,
 ) -> Option<Decision> {
     let only = BTreeMap::from([(certificate.name.clone(), certificate.clone())]);
-    let config = Config { certificates: only, ..config.clone() };
+    let config = Config {
+        state_dir: config.state_dir.clone(),
+        issuers: config.issuers.clone(),
+        certificates: only,
+        ..*config
+    };
     let seen = BTreeMap::from([(certificate.name.clone(), observed.clone())]);
     plan::plan(shared.now(), &config, &Snapshot { certificates: seen }).decisions.pop()
 }
