@@ -33,7 +33,8 @@ mod run;
 /// Keeps TLS certificates alive: renews them over ACME, swaps the files in one rename, reloads
 /// the servers, and proves by a handshake that they serve the new certificate
 #[derive(Debug, Parser)]
-#[command(name = "certkeep", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "certkeep", version, max_term_width = 100)]
+#[command(arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// The configuration file
     #[arg(long, short, global = true, value_name = "FILE", env = "CERTKEEP_CONFIG")]
@@ -163,6 +164,10 @@ impl std::fmt::Debug for World {
         f.debug_struct("World").finish_non_exhaustive()
     }
 }
+
+/// Below the help
+const EXIT_CODES: &str = "Exit codes: 0 all well, 1 some certificate failed or is not live, \
+2 wrong usage or something unexpected, 75 another instance holds it, 78 configuration";
 
 /// Above the options that every command has
 const EVERYWHERE: &str = "Options of every command";
