@@ -153,7 +153,9 @@ pub struct World {
     pub journal_stream: Option<String>,
     /// The sockets that systemd passed for http-01
     pub sockets: Vec<TcpListener>,
-    /// `NO_COLOR` is set, or `TERM` is `dumb`
+    /// `TERM` is `dumb`: the terminal's cursor cannot be moved
+    pub dumb: bool,
+    /// `NO_COLOR` is set
     pub no_color: bool,
     /// Looks a variable of the environment up
     pub variables: crate::agent::Variables,
@@ -305,7 +307,7 @@ impl Context {
 
     /// Whether a person watches the log
     pub(crate) fn is_watched(&self) -> bool {
-        self.text_log && io::stderr().is_terminal()
+        self.text_log && !self.world.dumb && io::stderr().is_terminal()
     }
 }
 
@@ -367,7 +369,7 @@ pub fn execute(arguments: Arguments, world: World) -> Exit {
         Some(LogFormat::Journal) => Format::Journal,
         Some(LogFormat::Text) => Format::Text,
         None if is_journal(world.journal_stream.as_deref(), io::stderr()) => Format::Journal,
-        None if io::stderr().is_terminal() && !world.no_color => Format::Colour,
+        None if io::stderr().is_terminal() && !world.no_color && !world.dumb => Format::Colour,
         None => Format::Text,
     };
     let level = match arguments.log_level {

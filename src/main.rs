@@ -25,13 +25,13 @@ fn main() -> ExitCode {
 /// The one look at the environment and the clock of the process
 #[expect(clippy::disallowed_methods, reason = "this is where the environment is read")]
 fn world() -> World {
-    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let names = std::env::var("LISTEN_FDNAMES").ok();
     World {
         clock: Arc::new(SystemClock),
         journal_stream: std::env::var("JOURNAL_STREAM").ok(),
         sockets: systemd::http01_sockets(systemd::passed(names.as_deref())),
         variables: Arc::new(|name| std::env::var(name).ok()),
-        no_color: dumb || std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
+        dumb: std::env::var_os("TERM").is_some_and(|term| term == "dumb"),
+        no_color: std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()),
     }
 }
