@@ -292,8 +292,8 @@ impl fmt::Display for Event {
             ),
             Self::RenewalInfoFetched { renew_at, explanation_url, .. } => {
                 match renew_at {
-                    Some(at) => write!(f, "the CA suggests to renew at {at}")?,
-                    None => f.write_str("the CA suggests no moment to renew")?,
+                    Some(at) => write!(f, "the CA suggests renewal at {at}")?,
+                    None => f.write_str("the CA suggests no moment for renewal")?,
                 }
                 match explanation_url {
                     Some(url) => write!(f, ", see {url}"),

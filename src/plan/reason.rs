@@ -94,7 +94,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Adoptable => f.write_str("the files hold a certificate that can be taken over"),
-            Self::Age { at } => write!(f, "its age makes it due since {at}"),
+            Self::Age { at } => write!(f, "due since {at} by its age"),
             Self::Damaged => f.write_str("its generations in the state directory are damaged"),
             Self::Drift(Drift::Issuer) => f.write_str("the configuration names another issuer"),
             Self::Drift(Drift::Key { wanted }) => {
@@ -109,10 +109,10 @@ impl fmt::Display for Reason {
             Self::Drift(Drift::Profile) => f.write_str("the configuration names another profile"),
             Self::Emergency => f.write_str("less than a twelfth of its life is left"),
             Self::Forced => f.write_str("the operator asks for it"),
-            Self::KeyAge { at } => write!(f, "its key is too old since {at}"),
+            Self::KeyAge { at } => write!(f, "due since {at} by the age of its key"),
             Self::Missing => f.write_str("there is no certificate yet"),
             Self::NotDue { at } => write!(f, "not due before {at}"),
-            Self::RenewalInfo { at } => write!(f, "the CA suggests to renew since {at}"),
+            Self::RenewalInfo { at } => write!(f, "due since {at}, as the CA suggests"),
             Self::Revoked => f.write_str("the CA revoked it"),
             Self::Unfinished => f.write_str("an order was begun and not finished"),
         }
