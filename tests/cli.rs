@@ -91,11 +91,26 @@ fn who_may_not_look_is_told_so() {
 }
 
 #[test]
-fn every_command_that_changes_something_tells_it_in_json() {
+fn every_command_speaks_the_json_that_the_readme_documents() {
+    let readme = read(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"));
+    let documented = readme.split("\n## JSON\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let host = Host::new();
+    let check = |arguments: &[&str], output: &Output| {
+        let said = json(output);
+        assert_eq!(said["version"], 1, "{arguments:?}: {said}");
+        for member in members(&said) {
+            assert!(documented.contains(&format!("`{member}`")), "{arguments:?}: {member}");
+        }
+    };
+    for arguments in [&["status", "nobody", "--json"][..], &["deploy", "--test", "--json"]] {
+        check(arguments, &host.certkeep(arguments));
+    }
+    write(host.path().join("root.pem"), "");
+    let failed = ["renew", "--json"];
+    check(&failed, &host.certkeep(&failed));
     let _ca = host.ca();
     for arguments in [
-        &["renew"][..],
+        &["renew", "--force"][..],
         &["renew", "--force"],
         &["deploy"],
         &["deploy", "--test"],
@@ -108,8 +123,7 @@ fn every_command_that_changes_something_tells_it_in_json() {
         &["revoke", "site", "--reason", "superseded"],
         &["account", "deactivate"],
     ] {
-        let said = json(&host.well(&[arguments, &["--json"]].concat()));
-        assert_eq!(said["version"], 1, "{arguments:?}: {said}");
+        check(arguments, &host.well(&[arguments, &["--json"]].concat()));
     }
 }
 
@@ -226,6 +240,18 @@ struct Ca(Child);
 impl Drop for Ca {
     fn drop(&mut self) {
         self.0.kill().and_then(|()| self.0.wait()).unwrap();
+    }
+}
+
+/// The names of all members, at any depth
+fn members(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(all) => all.iter().flat_map(members).collect(),
+        Value::Object(all) => {
+            let inner = all.values().flat_map(members);
+            all.keys().cloned().chain(inner).collect()
+        }
+        _ => Vec::new(),
     }
 }
 

@@ -79,6 +79,22 @@ fn the_exit_codes_are_those_of_the_program() {
 }
 
 #[test]
+fn every_variable_of_a_hook_has_a_row() {
+    let context = std::fs::read_to_string(root().join("src/deploy/context.rs")).unwrap();
+    let code = context.split("#[cfg(test)]").next().unwrap();
+    let readme = readme();
+    let table = section(&readme, "## What a check or a reload is told");
+    let variables: Vec<_> = code.split("\"CERTKEEP_").skip(1).collect();
+    assert!(variables.len() > 10, "{} variables", variables.len());
+    for variable in variables {
+        let name = variable.split('"').next().unwrap();
+        let short = name.strip_prefix("FILE").unwrap_or(name);
+        let listed = [format!("`CERTKEEP_{name}`"), format!("`{short}`")];
+        assert!(listed.iter().any(|listed| table.contains(listed)), "no CERTKEEP_{name}");
+    }
+}
+
+#[test]
 fn every_test_that_it_names_exists() {
     let readme = readme();
     let rows: Vec<_> = section(&readme, "## When things go wrong")
