@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
+use self::job::Ordered;
 use crate::challenge::Solver;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
@@ -139,6 +140,8 @@ pub struct Agent {
     requests: BTreeMap<CertName, Request>,
     /// Certificates that another process holds
     held_elsewhere: BTreeSet<CertName>,
+    /// Certificates whose latest order failed
+    failed: BTreeSet<CertName>,
     /// Failed attempts that could not be written down
     paused: BTreeMap<CertName, Timestamp>,
     /// When the first deployment began to wait for others to go with it
@@ -161,6 +164,8 @@ pub struct Outcome {
     pub report: Report,
     /// Certificates that another process works on
     pub held_elsewhere: BTreeSet<CertName>,
+    /// Certificates whose order failed, also one that nothing but the operator wanted
+    pub failed: BTreeSet<CertName>,
 }
 
 impl Agent {
@@ -174,6 +179,7 @@ impl Agent {
             busy: BTreeMap::new(),
             requests: BTreeMap::new(),
             held_elsewhere: BTreeSet::new(),
+            failed: BTreeSet::new(),
             paused: BTreeMap::new(),
             batch_since: None,
             clock_suspect: false,
@@ -206,7 +212,11 @@ impl Agent {
             let plan = self.start_due(&mut rounds);
             if self.jobs.is_empty() {
                 let report = Report::new(self.shared.now(), &plan, &self.snapshot);
-                return Ok(Outcome { report, held_elsewhere: self.held_elsewhere });
+                return Ok(Outcome {
+                    report,
+                    held_elsewhere: self.held_elsewhere,
+                    failed: self.failed,
+                });
             }
             let batch_ends = self.batch_ends();
             tokio::select! {
@@ -218,7 +228,7 @@ impl Agent {
                     let now = self.shared.now();
                     let plan = plan::plan(now, &self.config, &self.snapshot);
                     let report = Report::new(now, &plan, &self.snapshot);
-                    return Ok(Outcome { report, held_elsewhere: self.held_elsewhere });
+                    return Ok(Outcome { report, held_elsewhere: self.held_elsewhere, failed: self.failed });
                 }
             }
         }
@@ -350,6 +360,11 @@ impl Agent {
 
     fn take_in(&mut self, done: job::Done) {
         self.busy.remove(&done.certificate);
+        match done.ordered {
+            Some(Ordered::Failed) => self.failed.insert(done.certificate.clone()),
+            Some(Ordered::Issued) => self.failed.remove(&done.certificate),
+            None => false,
+        };
         if done.held_elsewhere {
             self.held_elsewhere.insert(done.certificate.clone());
         }

@@ -280,8 +280,16 @@ impl CertificateReport {
         self.state == "live"
             && !self.expired
             && !self.revoked
-            && self.last_failure.is_none()
+            && self.open_failure().is_none()
             && self.targets.iter().all(|target| target.last_failure.is_none())
+    }
+
+    /// The latest failure, unless nothing is wanted any more
+    ///
+    /// The record of one stays when the operator forced it in vain, or when the disk took the
+    /// certificate and not the success; nobody would try again before the certificate is due.
+    fn open_failure(&self) -> Option<&Failure> {
+        self.last_failure.as_ref().filter(|_| self.reason != "not-due")
     }
 
     fn state_text(&self) -> String {
@@ -312,7 +320,7 @@ impl CertificateReport {
         if let Some(held_back) = &self.held_back {
             line(text, format_args!("    {held_back}"));
         }
-        if let Some(failure) = &self.last_failure {
+        if let Some(failure) = self.open_failure() {
             line(
                 text,
                 format_args!("    {}: {failure}", Count(self.failures as usize, "failed attempt")),

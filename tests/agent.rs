@@ -13,7 +13,7 @@ use certkeep::agent::{Agent, Controls, Events, Outcome, Secrets, Shared};
 use certkeep::challenge::Solver;
 use certkeep::clock::SystemClock;
 use certkeep::config::Config;
-use certkeep::dev_ca::{DevCa, Fault, Options, Resource, Waiting};
+use certkeep::dev_ca::{Answer, DevCa, Fault, Options, ProblemType, Resource, Waiting};
 use certkeep::event::Event;
 use certkeep::failure::Step;
 use certkeep::plan::Request;
@@ -244,4 +244,21 @@ async fn a_renewal_that_is_terminated_leaves_nothing_published() {
     assert_eq!(entries(&world.path("state/published")), Vec::<PathBuf>::new());
     assert!(support::read(world.path("log")).contains("SIGTERM"));
     assert!(world.asked(Resource::NewOrder) == 1);
+}
+
+#[tokio::test]
+async fn a_forced_renewal_in_vain_fails_and_the_certificate_is_well_all_the_same() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    let detail = "not today";
+    let answer = Answer::problem(ProblemType::RejectedIdentifier, detail);
+    // Refused with `replaces`, and without.
+    world.ca.inject(Fault::Answer { to: Resource::NewOrder, times: 2, answer });
+    let outcome = world.renew(&config, Request::Force).await;
+    assert_eq!(outcome.failed.len(), 1);
+    let later = world.renew(&config, Request::Now).await;
+    assert!(later.report.all_well(), "{}", later.report.status());
+    assert!(!later.report.status().contains(detail));
+    assert!(later.failed.is_empty());
 }

@@ -34,13 +34,24 @@ pub(crate) struct Done {
     pub(crate) observed: Option<Observed>,
     /// Another process works on it
     pub(crate) held_elsewhere: bool,
+    /// How its last order ended, if there was one
+    pub(crate) ordered: Option<Ordered>,
     /// An attempt failed and the disk does not know: no other one before this moment
     pub(crate) paused: Option<Timestamp>,
 }
 
+/// How an order ended
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ordered {
+    /// Without a certificate
+    Failed,
+    /// With one
+    Issued,
+}
+
 impl Done {
     fn new(certificate: CertName, observed: Option<Observed>) -> Self {
-        Self { certificate, observed, held_elsewhere: false, paused: None }
+        Self { certificate, observed, held_elsewhere: false, ordered: None, paused: None }
     }
 
     fn held_elsewhere(certificate: CertName) -> Self {
@@ -66,7 +77,7 @@ pub(crate) async fn work(
     };
     let certificate = Arc::new(certificate);
     let mut observed = look(&shared, &certificate).await;
-    let mut paused = None;
+    let (mut paused, mut ordered) = (None, None);
     for _ in 0..ROUNDS {
         let Some(seen) = &mut observed else {
             paused = Some(shared.now().after(PAUSE));
@@ -99,6 +110,7 @@ pub(crate) async fn work(
                     _ => Purpose::Certificate,
                 };
                 let issued = issuance::issue(&shared, &config, &certificate, seen, purpose).await;
+                ordered = Some(if issued.is_ok() { Ordered::Issued } else { Ordered::Failed });
                 if let Err(failure) = issued {
                     let failed = Failed { attempts, failure, seed, lifetime };
                     paused = failed.record(&shared, &name).await;
@@ -121,7 +133,7 @@ pub(crate) async fn work(
         }
     }
     drop(lock);
-    Done { paused, ..Done::new(name, observed) }
+    Done { ordered, paused, ..Done::new(name, observed) }
 }
 
 /// Bring the certificates of one group to their targets, reloading once for all

@@ -91,7 +91,11 @@ pub(crate) fn conclude(context: &Context, outcome: &Outcome) -> Result<Exit, Sto
             ),
         ));
     }
-    Ok(if outcome.report.all_well() { Exit::Well } else { Exit::Failed })
+    Ok(if outcome.report.all_well() && outcome.failed.is_empty() {
+        Exit::Well
+    } else {
+        Exit::Failed
+    })
 }
 
 /// Only the named certificates; all of them if none is named
