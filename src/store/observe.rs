@@ -96,6 +96,7 @@ impl Store {
         let mut deploy = no_deploy();
         let mut generations = None;
         let mut newest = None;
+        let mut unread = false;
         if let Some(home) = home {
             match self.read_or_quarantine::<Attempts>(home, ATTEMPTS, report) {
                 Ok(attempts) => observed.attempts = attempts.unwrap_or(observed.attempts),
@@ -110,15 +111,22 @@ impl Store {
                 Ok(record) => deploy = record.unwrap_or(deploy),
                 Err(error) => warn(certificate, &error.to_string(), report),
             }
-            let (found, damaged) = match home.child(GENERATIONS) {
-                Ok(dir) => {
-                    generations = dir;
-                    generations.as_ref().map_or((None, None), newest_whole)
+            let found = home.child(GENERATIONS).and_then(|dir| {
+                generations = dir;
+                generations.as_ref().map_or(Ok((None, None)), newest_whole)
+            });
+            match found {
+                Ok((found, damaged)) => {
+                    observed.damaged = damaged.map(External::new);
+                    newest = found;
                 }
-                Err(error) => (None, Some(error.to_string())),
-            };
-            observed.damaged = damaged.map(External::new);
-            newest = found;
+                // What may well be whole is neither replaced nor fallen back from.
+                Err(error) => {
+                    observed.damaged = Some(External::new(error.to_string()));
+                    observed.attempts = blocked(&error);
+                    unread = true;
+                }
+            }
         }
         let mut known =
             Known { generations, newest: newest.as_ref().map(|(it, _)| it), older: None };
@@ -133,6 +141,7 @@ impl Store {
             Some((generation, leaf)) => {
                 observed.held = Some(Held { meta: generation.meta, leaf });
             }
+            None if unread => {}
             None => observed.found = self.pair_in_outputs(certificate).map(|pair| pair.leaf),
         }
         observed
@@ -231,18 +240,18 @@ impl Known<'_> {
 }
 
 /// The newest generation that is whole, and what is wrong with newer ones
-fn newest_whole(generations: &Dir) -> (Option<(Generation, Leaf)>, Option<String>) {
-    let numbers = match numbers(generations) {
-        Ok(numbers) => numbers,
-        Err(error) => return (None, Some(error.to_string())),
-    };
+///
+/// Fails when one of them cannot be read at this moment, or not by this user or version.
+fn newest_whole(
+    generations: &Dir,
+) -> Result<(Option<(Generation, Leaf)>, Option<String>), StoreError> {
     let mut damaged = None;
-    for number in numbers.into_iter().rev() {
+    for number in numbers(generations)?.into_iter().rev() {
         let problem = match load(generations, number) {
             Ok(Some(generation)) => {
                 match Leaf::from_pem(pair::parts(Content::Cert, &generation)[0]) {
                     Ok(leaf) if leaf.fingerprint == generation.meta.fingerprint => {
-                        return (Some((generation, leaf)), damaged);
+                        return Ok((Some((generation, leaf)), damaged));
                     }
                     Ok(_) => "holds another certificate than was staged".to_owned(),
                     Err(error) => error.to_string(),
@@ -250,11 +259,14 @@ fn newest_whole(generations: &Dir) -> (Option<(Generation, Leaf)>, Option<String
             }
             // Pruned in between.
             Ok(None) => continue,
-            Err(error) => error.to_string(),
+            Err(error) if error.is_damage() || error.errno() == Some(Errno::IO) => {
+                error.to_string()
+            }
+            Err(error) => return Err(error),
         };
         damaged = damaged.or_else(|| Some(format!("generation {number}: {problem}")));
     }
-    (None, damaged)
+    Ok((None, damaged))
 }
 
 /// Attempts that allow none: what was tried is not known, so nothing may be

@@ -184,3 +184,17 @@ fn many_certificates_are_each_seen_once() {
     assert!(snapshot.certificates[&template.name].held.is_some());
     assert!(matches!(events.as_slice(), [Event::Quarantined { .. }]), "{events:?}");
 }
+
+#[test]
+fn a_generation_that_cannot_be_read_is_neither_replaced_nor_fallen_back_from() {
+    let place = fixture::place();
+    let (store, certificate) = installed(&place, Layout::Links);
+    fixture::stage(&store);
+    let meta = store.certificate_path(&certificate.name).join("generations/000002/meta.json");
+    let text = std::fs::read_to_string(&meta).unwrap();
+    std::fs::write(&meta, text.replace("\"version\": 1", "\"version\": 99")).unwrap();
+    let observed = observe(&store, &certificate);
+    assert_eq!((observed.held, observed.found), (None, None));
+    assert!(observed.damaged.unwrap().as_str().contains("newer certkeep"));
+    assert_eq!(observed.attempts.not_before, Some(NEVER));
+}
