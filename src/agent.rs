@@ -8,14 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
 use tokio::task::{AbortHandle, JoinSet};
 
 use self::job::Ordered;
 use crate::challenge::Solver;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
-use crate::name::CertName;
+use crate::name::{CertName, IssuerName};
 use crate::plan::{self, Action, Observed, Plan, Request, Snapshot};
 use crate::probe::Prober;
 use crate::report::Report;
@@ -55,8 +54,6 @@ pub struct Shared {
     pub prober: Arc<Prober>,
     /// The accounts in use
     pub sessions: Arc<Sessions>,
-    /// How many orders are worked on at once
-    orders: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -81,7 +78,6 @@ impl Shared {
             events,
             prober: Arc::new(Prober::new()),
             sessions: Arc::new(Sessions::new(secrets)),
-            orders: Arc::new(Semaphore::new(ORDERS_AT_ONCE)),
         }
     }
 
@@ -154,6 +150,8 @@ pub struct Agent {
 struct Working {
     /// Whether it may end in something to deploy
     kind: job::Kind,
+    /// The issuer that is asked first
+    issuer: Option<IssuerName>,
     job: AbortHandle,
 }
 
@@ -288,6 +286,9 @@ impl Agent {
             let orders =
                 leftover || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
             if orders {
+                if self.is_crowded(certificate) {
+                    continue;
+                }
                 rounds.started(name);
                 self.start_job(certificate.clone());
             } else {
@@ -298,6 +299,15 @@ impl Agent {
         plan
     }
 
+    /// Whether so many jobs are busy with this certificate's issuer that it has to wait
+    ///
+    /// Each holds a lock and so a file; one issuer's jobs are not counted against another's.
+    fn is_crowded(&self, certificate: &Certificate) -> bool {
+        let issuer = certificate.issuers.first();
+        let orders = self.busy.values().filter(|working| working.kind == job::Kind::Order);
+        orders.filter(|working| working.issuer.as_ref() == issuer).count() >= JOBS_AT_ONCE
+    }
+
     fn start_job(&mut self, certificate: Certificate) {
         let request = self.requests.remove(&certificate.name).unwrap_or_default();
         // A deployment that failed is tried at once also after the order that was asked for.
@@ -305,10 +315,10 @@ impl Agent {
             self.requests.insert(certificate.name.clone(), Request::Now);
         }
         let (shared, config) = (self.shared.clone(), Arc::clone(&self.config));
-        let name = certificate.name.clone();
+        let (name, issuer) = (certificate.name.clone(), certificate.issuers.first().cloned());
         let work = async move { vec![job::work(shared, config, certificate, request).await] };
         let job = self.jobs.spawn(work);
-        self.busy.insert(name, Working { kind: job::Kind::Order, job });
+        self.busy.insert(name, Working { kind: job::Kind::Order, issuer, job });
     }
 
     /// Deploy in batches: a server is reloaded once for all that is ready within a moment
@@ -324,6 +334,10 @@ impl Agent {
             return;
         }
         self.batch_since = None;
+        // Each holds its lock, and so a file, until the batch is proven; the others come next.
+        let at_work = self.busy.len();
+        let room = DEPLOYMENTS_AT_ONCE.saturating_sub(at_work).max(1);
+        let ready = ready.into_iter().take(room).collect();
         for group in deployment::group(ready) {
             let mut requests = BTreeMap::new();
             for certificate in &group {
@@ -335,7 +349,8 @@ impl Agent {
             let (shared, config) = (self.shared.clone(), Arc::clone(&self.config));
             let job = self.jobs.spawn(job::deploy(shared, config, group, requests));
             for name in names {
-                let working = Working { kind: job::Kind::Deployment, job: job.clone() };
+                let working =
+                    Working { kind: job::Kind::Deployment, issuer: None, job: job.clone() };
                 self.busy.insert(name, working);
             }
         }
@@ -444,8 +459,11 @@ async fn sleep_until(clock: &dyn Clock, at: Timestamp) {
     tokio::time::sleep(at.since(clock.now()).min(plan::LONGEST_SLEEP)).await;
 }
 
-/// Enough to keep a CA busy, and few enough for its load balancer and its locks
-const ORDERS_AT_ONCE: usize = 8;
+/// More than one issuer is asked for at once, so that the next are ready
+const JOBS_AT_ONCE: usize = sessions::ORDERS_AT_ONCE * 4;
+
+/// Enough for one reload to serve many, and few enough for the files that a process may open
+const DEPLOYMENTS_AT_ONCE: usize = 100;
 
 /// How long a stop waits for servers to be reloaded
 const DRAIN: Duration = Duration::from_secs(25);

@@ -262,3 +262,21 @@ async fn a_forced_renewal_in_vain_fails_and_the_certificate_is_well_all_the_same
     assert!(!later.report.status().contains(detail));
     assert!(later.failed.is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_certificates_need_few_files_at_once() {
+    let world = World::new().await;
+    let certificates: Vec<_> =
+        (0..260).map(|n| format!("c{n}: {{ names: [c{n}.test], dir: HOME/tls/c{n} }}")).collect();
+    world.config(&certificates.join("\n"));
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_certkeep")]);
+    command.arg("--config").arg(world.path("certkeep.yaml")).arg("renew");
+    let log = world.path("log");
+    let ended = tokio::task::spawn_blocking({
+        let log = log.clone();
+        move || Daemon::start(&mut command, &log).unwrap().wait(PATIENCE * 2)
+    });
+    let ended = ended.await.unwrap();
+    assert!(ended.success(), "{ended}: {}", support::read(log));
+}

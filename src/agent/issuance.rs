@@ -89,7 +89,7 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self) -> Result<(), Failure> {
-        let _permit = self.shared.orders.acquire().await;
+        let _turn = self.shared.sessions.turn(&self.issuer.name).await;
         self.begin(Step::Account);
         let sessions = &self.shared.sessions;
         let session = sessions.open(self.shared, self.config, &self.issuer.name).await?;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::acme::{self, Directory, Eab, Session, Standing, Transport};
 use crate::agent::{Secrets, Shared};
@@ -22,6 +22,7 @@ use crate::time::Timestamp;
 pub struct Sessions {
     secrets: Secrets,
     open: std::sync::Mutex<BTreeMap<IssuerName, Slot>>,
+    turns: std::sync::Mutex<BTreeMap<IssuerName, Arc<Semaphore>>>,
 }
 
 /// One issuer's session, or how opening it last failed
@@ -38,7 +39,18 @@ struct Entry {
 impl Sessions {
     /// No session yet; EAB keys are read through `secrets`
     pub fn new(secrets: Secrets) -> Self {
-        Self { secrets, open: std::sync::Mutex::default() }
+        Self { secrets, open: std::sync::Mutex::default(), turns: std::sync::Mutex::default() }
+    }
+
+    /// Wait until this issuer can be asked for one more order, which lasts until this is dropped
+    pub(crate) async fn turn(&self, issuer: &IssuerName) -> Option<OwnedSemaphorePermit> {
+        let turns = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_issuer = turns.entry(issuer.clone());
+            Arc::clone(of_issuer.or_insert_with(|| Arc::new(Semaphore::new(ORDERS_AT_ONCE))))
+        };
+        // Nobody ever closes it.
+        turns.acquire_owned().await.ok()
     }
 
     /// The session of an issuer, opened now if it is not
@@ -209,6 +221,9 @@ fn transport(shared: &Shared, issuer: &Issuer) -> Result<Transport, Failure> {
 pub fn account_id(issuer: &Issuer) -> (String, Option<String>) {
     (issuer.directory.clone(), issuer.eab.as_ref().map(|eab| eab.key_id.clone()))
 }
+
+/// Enough to keep a CA busy, and few enough for its load balancer and its locks
+pub(super) const ORDERS_AT_ONCE: usize = 8;
 
 /// How long a session is kept: its directory may change
 const KEPT: Duration = Duration::from_secs(3600);
