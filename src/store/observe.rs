@@ -239,12 +239,13 @@ impl Known<'_> {
     }
 }
 
+/// A generation whose files are what was staged, and its leaf
+type Whole = (Generation, Leaf);
+
 /// The newest generation that is whole, and what is wrong with newer ones
 ///
 /// Fails when one of them cannot be read at this moment, or not by this user or version.
-fn newest_whole(
-    generations: &Dir,
-) -> Result<(Option<(Generation, Leaf)>, Option<String>), StoreError> {
+fn newest_whole(generations: &Dir) -> Result<(Option<Whole>, Option<String>), StoreError> {
     let mut damaged = None;
     for number in numbers(generations)?.into_iter().rev() {
         let problem = match load(generations, number) {
