@@ -13,9 +13,10 @@ use certkeep::agent::{Agent, Controls, Events, Outcome, Secrets, Shared};
 use certkeep::challenge::Solver;
 use certkeep::clock::SystemClock;
 use certkeep::config::Config;
-use certkeep::dev_ca::{Answer, DevCa, Fault, Options, ProblemType, Resource, Waiting};
+use certkeep::dev_ca::{Answer, DevCa, Fault, Flaw, Options, ProblemType, Resource, Waiting};
 use certkeep::event::Event;
 use certkeep::failure::Step;
+use certkeep::name::Identifier;
 use certkeep::plan::Request;
 use certkeep::signal;
 use certkeep::store::{LockMode, Store};
@@ -279,4 +280,56 @@ async fn many_certificates_need_few_files_at_once() {
     });
     let ended = ended.await.unwrap();
     assert!(ended.success(), "{ended}: {}", support::read(log));
+}
+
+#[tokio::test]
+async fn a_server_that_loaded_foreign_files_loads_the_restored_ones() {
+    let world = World::new().await;
+    let config = world.config(
+        "a: { names: [a.test], dir: HOME/tls/a, deploy: { reload: { command: \
+         [sh, -c, \"cat HOME/tls/a/fullchain.pem > HOME/loaded; echo >> HOME/reloads\"] } } }",
+    );
+    world.renew(&config, Request::Now).await;
+    let (file, loaded) = (world.path("tls/a/fullchain.pem"), world.path("loaded"));
+    let ours = support::read(&file);
+    std::fs::remove_file(&file).unwrap();
+    support::write(&file, "foreign");
+    support::write(&loaded, "foreign");
+    world.renew(&config, Request::Now).await;
+    assert_eq!((support::read(&file), support::read(&loaded)), (ours.clone(), ours));
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o604);
+    std::fs::set_permissions(&file, mode).unwrap();
+    world.renew(&config, Request::Now).await;
+    assert_eq!(support::read(world.path("reloads")).len(), 2, "a mode is nothing to reload for");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_the_one_ordered_is_never_staged() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    let other = || Identifier::parse("other.test").unwrap();
+    let flaws = [
+        Flaw::ForeignKey,
+        Flaw::OtherName(other()),
+        Flaw::ExtraName(other()),
+        Flaw::ExpiredLeaf,
+        Flaw::ForeignIntermediate,
+        Flaw::LeafIsCa,
+        Flaw::Text(String::new()),
+        Flaw::Text(
+            "-----BEGIN CERTIFICATE-----\n\u{1b}[2J\n-----END CERTIFICATE-----\n".to_owned(),
+        ),
+    ];
+    for flaw in flaws {
+        let orders = world.asked(Resource::NewOrder);
+        world.ca.inject(Fault::Certificate { times: 1, flaw: flaw.clone() });
+        let outcome = world.renew(&config, Request::Force).await;
+        world.ca.clear_faults();
+        assert_eq!(outcome.failed.len(), 1, "{flaw:?}");
+        assert_eq!(outcome.report.certificates[0].state, "missing", "{flaw:?}");
+        assert_eq!(entries(&world.path("tls")), Vec::<PathBuf>::new(), "{flaw:?}");
+        assert_eq!(world.asked(Resource::NewOrder), orders + 1, "{flaw:?}");
+        assert!(!outcome.report.status().contains('\u{1b}'), "{flaw:?}");
+    }
+    assert!(world.renew(&config, Request::Force).await.report.all_well());
 }

@@ -16,9 +16,9 @@ use crate::event::Event;
 use crate::failure::{Failure, Step};
 use crate::plan::window::Seed;
 use crate::plan::{Action, Decision, DeployReason, Observed, backoff};
-use crate::probe::Wanted;
+use crate::probe::{Served, Wanted};
 use crate::record::{DeployRecord, Generation, TargetRecord, VERSION};
-use crate::store::StoreError;
+use crate::store::{Reconciled, StoreError};
 
 /// One generation on its way to one target
 #[derive(Debug)]
@@ -171,15 +171,19 @@ impl Deployment {
         if fresh || self.why == DeployReason::NotLive {
             self.write(shared).await?;
         }
+        let mut spoiled = false;
         if self.why != DeployReason::NotLive {
             begin(shared, &self.certificate, Step::Install);
             let (certificate, target) = (Arc::clone(&self.certificate), self.target.clone());
             let content = Arc::clone(&generation);
             let done =
                 shared.on_disk(move |store| store.reconcile(&certificate, &target, &content)).await;
-            if let Err(error) = done {
-                self.fail(shared, error.failure(Step::Install)).await;
-                return None;
+            match done {
+                Ok(done) => spoiled = done == Reconciled::Content,
+                Err(error) => {
+                    self.fail(shared, error.failure(Step::Install)).await;
+                    return None;
+                }
             }
             self.record.installed_at = Some(shared.now());
             self.write(shared).await?;
@@ -191,9 +195,27 @@ impl Deployment {
                 _ => Event::Installed { certificate, target, generation: number },
             });
         }
-        // The same content is back under a server that serves it already.
+        // The same content is back, under a server that may have loaded what was there meanwhile.
+        if !fresh && spoiled && !self.is_served(shared, leaf.fingerprint).await {
+            self.record.live_at = None;
+            self.write(shared).await?;
+        }
         let settled = !fresh && self.record.live_at.is_some();
         (!settled).then_some(Installed { deployment: self, generation, leaf })
+    }
+
+    /// Whether every endpoint serves the leaf at this moment; without an endpoint nobody knows
+    async fn is_served(&self, shared: &Shared, leaf: Fingerprint) -> bool {
+        for endpoint in &self.target.verify {
+            let Ok(seen) = shared.prober.probe(endpoint, endpoint.within).await else {
+                return false;
+            };
+            let serves = |one: &Served| one.outcome.as_ref().is_ok_and(|chain| chain.leaf == leaf);
+            if !seen.iter().all(serves) {
+                return false;
+            }
+        }
+        !self.target.verify.is_empty()
     }
 
     async fn fail(&mut self, shared: &Shared, failure: Failure) {
