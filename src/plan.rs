@@ -370,9 +370,26 @@ fn hold_back(
     if forced || observed.order.is_some() {
         return None;
     }
+    if let Some(until) = crash_loop(now, certificate, observed) {
+        return Some(HeldBack::Backoff { until });
+    }
     let identifiers = certificate.identifiers.iter().cloned().collect();
     ledger::held_back(now, &observed.attempts, &identifiers, reason)
         .map(|until| HeldBack::Ledger { until })
+}
+
+/// When another order is allowed after several that ended with their process
+///
+/// A process that dies while it orders records no failure, and would order anew at each start.
+fn crash_loop(now: Timestamp, certificate: &Certificate, observed: &Observed) -> Option<Timestamp> {
+    let Attempts { begun, begun_at, .. } = observed.attempts;
+    let begun_at = begun_at.filter(|at| *at <= now.after(SKEW))?;
+    let rung = begun.checked_sub(CRASHES).filter(|rung| *rung > 0)?;
+    let held = observed.held.as_ref();
+    let seed = held.map_or_else(|| Seed::of_name(certificate.name.as_str()), Seed::of);
+    let lifetime = held.map(|held| held.leaf.lifetime());
+    let until = backoff::after_failure(begun_at, rung, &FailureClass::Retry, lifetime, seed);
+    Some(until).filter(|until| *until > now)
 }
 
 /// When the next attempt is allowed, as far as the record can be believed
@@ -500,6 +517,9 @@ pub const LONGEST_SLEEP: Duration = Duration::from_secs(15 * 60);
 
 /// How far a CA's clock may be ahead of ours without ours being suspect
 const SKEW: Duration = Duration::from_secs(3600);
+
+/// How often a process may die over an order before the ladder holds for it too
+const CRASHES: u32 = 2;
 
 /// Longer than anything puts a next step off: a day, and a tenth of it by the seed
 const LONGEST_REST: Duration = Duration::from_secs(2 * 86_400);

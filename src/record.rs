@@ -144,6 +144,12 @@ pub struct Attempts {
     /// No signed request before this moment
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
+    /// New orders that were begun, and of which neither a URL nor an end is known
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub begun: u32,
+    /// When the latest of them was
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun_at: Option<Timestamp>,
     /// The recent orders that ended in a certificate, oldest first
     #[serde(default)]
     pub issued: Vec<IssuedRecord>,
@@ -153,6 +159,11 @@ pub struct Attempts {
     /// What the CA last suggested for the newest generation
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_info: Option<RenewalInfo>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// An order that ended in a certificate, for the ledger

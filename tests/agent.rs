@@ -333,3 +333,38 @@ async fn a_certificate_that_is_not_the_one_ordered_is_never_staged() {
     }
     assert!(world.renew(&config, Request::Force).await.report.all_well());
 }
+
+#[tokio::test]
+async fn a_process_that_dies_over_every_order_soon_places_no_more() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    world.ca.inject(Fault::Delay {
+        to: Resource::NewOrder,
+        times: u32::MAX,
+        by: Duration::from_secs(3600),
+    });
+    let mut died = 0;
+    for _ in 0..50 {
+        let steps = || world.count(|e| matches!(e, Event::StepBegun { step: Step::Order, .. }));
+        let before = steps();
+        let begins = async {
+            let record = world.path("state/certificates/a/attempts.json");
+            let begun = format!("\"begun\": {}", died + 1);
+            while steps() == before
+                || !std::fs::read_to_string(&record).unwrap_or_default().contains(&begun)
+            {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            outcome = world.renew(&config, Request::Now) => {
+                assert!(outcome.report.certificates[0].held_back.is_some());
+            }
+            () = begins => died += 1,
+        }
+    }
+    assert_eq!(died, 3, "orders begun by 50 processes");
+    world.ca.clear_faults();
+    world.clock.forward(Duration::from_secs(120));
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+}

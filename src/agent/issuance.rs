@@ -155,6 +155,7 @@ impl Attempt<'_> {
         let made = tokio::task::spawn_blocking(move || acme::key::generate(key_type)).await;
         let key = made.map_err(|error| Failure::retry(Step::Prepare, error.to_string()))??;
         let identifiers = &self.certificate.identifiers;
+        self.write_down_that_it_begins().await?;
         let replaced = self.replaced(session);
         let order = session.new_order(identifiers, self.wanted_profile(), replaced).await?;
         let record = OrderRecord {
@@ -173,6 +174,20 @@ impl Attempt<'_> {
         let done = self.shared.on_disk(move |store| store.write_order(&name, &written)).await;
         done.map_err(|error| error.failure(Step::Order))?;
         Ok((order, record))
+    }
+
+    /// Count the order before it is placed: whoever is killed over it leaves no other trace
+    async fn write_down_that_it_begins(&self) -> Result<(), Failure> {
+        let before = &self.observed.attempts;
+        let attempts = Attempts {
+            version: VERSION,
+            begun: before.begun.saturating_add(1),
+            begun_at: Some(self.shared.now()),
+            ..before.clone()
+        };
+        let name = self.certificate.name.clone();
+        let done = self.shared.on_disk(move |store| store.write_attempts(&name, &attempts)).await;
+        done.map_err(|error| error.failure(Step::Order))
     }
 
     /// The predecessor, if this directory and account issued it

@@ -350,6 +350,8 @@ impl Failed {
             last_failure: Some(self.failure),
             failed_at: Some(now),
             not_before: Some(next),
+            begun: 0,
+            begun_at: None,
             ..self.attempts
         };
         write_attempts(shared, name, attempts).await.err().map(|()| next)
