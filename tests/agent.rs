@@ -368,3 +368,59 @@ async fn a_process_that_dies_over_every_order_soon_places_no_more() {
     world.clock.forward(Duration::from_secs(120));
     assert!(world.renew(&config, Request::Now).await.report.all_well());
 }
+
+#[tokio::test]
+async fn twenty_certificates_that_a_ca_forgot_register_one_account() {
+    let world = World::new().await;
+    let certificates: Vec<_> =
+        (0..20).map(|n| format!("c{n}: {{ names: [c{n}.test], dir: HOME/tls/c{n} }}")).collect();
+    let config = world.config(&certificates.join("\n"));
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    world.ca.forget();
+    let before = world.asked(Resource::NewAccount);
+    let outcome = world.renew(&config, Request::Force).await;
+    assert!(outcome.report.all_well() && outcome.failed.is_empty(), "{}", outcome.report.status());
+    assert_eq!(world.asked(Resource::NewAccount), before + 1);
+}
+
+#[tokio::test]
+async fn an_order_in_flight_outlives_its_ca_being_down_for_a_while() {
+    let world = World::new().await;
+    let other = DevCa::start(
+        Options { http01_port: world.port, ..Options::default() },
+        Arc::clone(&world.clock) as Arc<dyn Clock>,
+    )
+    .await
+    .unwrap();
+    support::write(world.path("other.pem"), other.root_pem());
+    world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    let text = support::read(world.path("certkeep.yaml"));
+    let home = world.folder.path().display();
+    let issuer = format!(
+        "issuers:\n  other: {{ directory: \"{}\", ca_file: {home}/other.pem, accept_terms: true }}",
+        other.directory()
+    );
+    let text = text.replace("issuers:", &issuer);
+    let text = text.replace("{ names:", "{ issuer: [dev, other], names:");
+    let config = Config::parse(&text, &world.path("certkeep.yaml")).unwrap();
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    let order = world.path("state/certificates/a/order.json");
+    let what = Waiting::Authorization;
+    let slow = Fault::StayProcessing { what, times: 1, polls: u32::MAX, retry_after: None };
+    world.ca.inject(slow);
+    let placed = async {
+        while !order.exists() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        _ = world.renew(&config, Request::Force) => panic!("it should never end"),
+        () = placed => {}
+    }
+    world.ca.clear_faults();
+    let answer = Answer::text(503, "text/plain", "down");
+    world.ca.inject(Fault::Answer { to: Resource::Any, times: u32::MAX, answer });
+    world.renew(&config, Request::Now).await;
+    assert!(order.exists(), "forgotten");
+    assert_eq!(other.requests(), []);
+}

@@ -45,6 +45,10 @@ pub(crate) async fn issue(
     if let Some(order) = &observed.order {
         issuers.sort_by_key(|issuer| issuer.directory != order.directory);
     }
+    // Nobody else can end it, and would forget it.
+    if purpose == Purpose::FinishOrder {
+        issuers.truncate(1);
+    }
     let count = issuers.len();
     for (i, issuer) in issuers.into_iter().enumerate() {
         let attempt = Attempt { shared, config, certificate, observed, issuer, purpose };
@@ -97,7 +101,7 @@ impl Attempt<'_> {
             Err(failure) if is_unknown_account(&failure) => {
                 // The CA forgot us; the key is still ours, so it is registered once more.
                 job::warn(self.shared, &self.certificate.name, &failure);
-                sessions.forget_account(self.shared, self.issuer).await?;
+                sessions.forget_account(self.shared, self.issuer, session.account_url()).await?;
                 let session = sessions.open(self.shared, self.config, &self.issuer.name).await?;
                 self.order_and_stage(&session).await
             }

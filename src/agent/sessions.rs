@@ -90,19 +90,31 @@ impl Sessions {
         open.retain(|_, slot| Arc::strong_count(slot) > 1);
     }
 
-    /// Forget the account's URL, not its key: it is registered again when next opened
+    /// Forget the account's URL, if it still is this one, and not its key: it is registered again
+    /// when next opened
     ///
     /// # Errors
     /// When the record cannot be written.
-    pub async fn forget_account(&self, shared: &Shared, issuer: &Issuer) -> Result<(), Failure> {
+    pub async fn forget_account(
+        &self,
+        shared: &Shared,
+        issuer: &Issuer,
+        url: &str,
+    ) -> Result<(), Failure> {
         let slot = self.slot(&issuer.name);
         let mut entry = slot.lock().await;
+        let is_it = |entry: &Entry| entry.session.as_ref().is_ok_and(|s| s.account_url() == url);
+        if !entry.as_ref().is_none_or(is_it) {
+            // Another certificate's job was first.
+            return Ok(());
+        }
         *entry = None;
-        let id = account_id(issuer);
+        let (id, url) = (account_id(issuer), url.to_owned());
         let done = shared
             .on_disk(move |store| {
                 let mut quiet = |_| ();
                 let record = store.account(&id.0, id.1.as_deref(), &mut quiet)?;
+                let record = record.filter(|record| record.url.as_ref() == Some(&url));
                 let Some(record) = record else { return Ok(()) };
                 store.write_account(&AccountRecord { url: None, ..record })
             })
