@@ -223,7 +223,7 @@ impl Deployment {
         self.record.generation = self.generation;
         self.record.failures = self.record.failures.saturating_add(1);
         let seed = Seed::of_name(self.certificate.name.as_str());
-        let next = backoff::after_failed_deployment(now, self.record.failures, seed);
+        let next = backoff::after_failure_at_home(now, self.record.failures, seed);
         self.record.not_before = Some(next);
         self.record.last_failure = Some(failure.clone());
         self.record.live_at = None;

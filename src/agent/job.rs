@@ -8,7 +8,7 @@ use crate::agent::{Shared, deployment};
 use crate::cert::AriId;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
-use crate::failure::Failure;
+use crate::failure::{Failure, Step};
 use crate::name::{CertName, IssuerName};
 use crate::plan::window::{self, Seed};
 use crate::plan::{self, Action, Decision, Observed, Reason, Request, Snapshot, backoff};
@@ -337,7 +337,10 @@ impl Failed {
         let now = shared.now();
         let failures = self.attempts.failures.saturating_add(1);
         let class = &self.failure.class;
-        let next = backoff::after_failure(now, failures, class, self.lifetime, self.seed);
+        let mut next = backoff::after_failure(now, failures, class, self.lifetime, self.seed);
+        if self.failure.step == Step::Prepare {
+            next = next.min(backoff::after_failure_at_home(now, failures, self.seed));
+        }
         shared.tell(Event::Failed {
             certificate: name.clone(),
             target: None,

@@ -33,11 +33,12 @@ pub fn after_failure(
     }
 }
 
-/// The earliest next attempt at a deployment that failed `failures` times in a row
+/// The earliest next attempt at what asks no CA, after `failures` failures in a row
 ///
-/// No CA is asked, so the ladder is shorter: 30 seconds, 2 and 10 minutes, then hourly.
-pub fn after_failed_deployment(now: Timestamp, failures: u32, seed: Seed) -> Timestamp {
-    let rung = DEPLOY_LADDER.get(failures.saturating_sub(1) as usize).copied();
+/// Such as a deployment, or the look at disk and permissions before an order. Nobody is bothered,
+/// so the ladder is shorter: 30 seconds, 2 and 10 minutes, then hourly.
+pub fn after_failure_at_home(now: Timestamp, failures: u32, seed: Seed) -> Timestamp {
+    let rung = HOME_LADDER.get(failures.saturating_sub(1) as usize).copied();
     now.after(jittered(rung.unwrap_or(HOUR), seed))
 }
 
@@ -58,7 +59,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 const SHORTEST: Duration = Duration::from_secs(1);
 const LADDER: [Duration; 3] = [MINUTE, Duration::from_secs(10 * 60), Duration::from_secs(100 * 60)];
-const DEPLOY_LADDER: [Duration; 3] =
+const HOME_LADDER: [Duration; 3] =
     [Duration::from_secs(30), Duration::from_secs(120), Duration::from_secs(600)];
 const RENEWAL_INFO_LADDER: [Duration; 3] =
     [MINUTE, Duration::from_secs(10 * 60), Duration::from_secs(100 * 60)];
