@@ -18,7 +18,7 @@ use crate::name::{CertName, IssuerName};
 use crate::plan::{self, Action, Observed, Plan, Request, Snapshot};
 use crate::probe::Prober;
 use crate::report::Report;
-use crate::store::{Lock, LockMode, Store, StoreError};
+use crate::store::{Lock, LockMode, Stamps, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
 mod deployment;
@@ -129,6 +129,7 @@ pub struct Agent {
     shared: Shared,
     config: Arc<Config>,
     snapshot: Snapshot,
+    stamps: Stamps,
     jobs: JoinSet<Vec<job::Done>>,
     /// Certificates that a job works on
     busy: BTreeMap<CertName, Working>,
@@ -173,6 +174,7 @@ impl Agent {
             shared,
             config: Arc::new(config),
             snapshot: Snapshot::default(),
+            stamps: Stamps::default(),
             jobs: JoinSet::new(),
             busy: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -252,11 +254,14 @@ impl Agent {
     /// Look at the disk
     async fn observe(&mut self) -> Result<(), StoreError> {
         let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
-        self.snapshot = self
+        let (now, before) = (self.shared.now(), std::mem::take(&mut self.snapshot));
+        let mut stamps = std::mem::take(&mut self.stamps);
+        (self.snapshot, self.stamps) = self
             .shared
             .on_disk(move |store| {
                 let mut tell = |event| events(event);
-                Ok(store.observe(&config, &mut tell))
+                let seen = store.observe_again(&config, before, &mut stamps, now, &mut tell);
+                Ok((seen, stamps))
             })
             .await?;
         Ok(())

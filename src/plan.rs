@@ -441,7 +441,7 @@ enum Deployment {
 }
 
 fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed) -> Deployment {
-    let unseen = ObservedTarget::default();
+    let unseen = Box::default();
     let seen = observed.targets.get(&target.name).unwrap_or(&unseen);
     let record = &seen.record;
     let newest = held.meta.number;

@@ -48,6 +48,7 @@ mod prepare;
 mod published;
 mod record;
 mod recover;
+mod stamp;
 mod walk;
 
 use dir::Dir;
@@ -58,6 +59,7 @@ pub use install::Reconciled;
 pub use lock::{Lock, LockMode};
 pub use plain::write_public;
 pub use published::PublishedId;
+pub use stamp::Stamps;
 
 /// The state directory; a clone is the same store
 #[derive(Clone, Debug)]

@@ -115,7 +115,7 @@ impl Watch {
 
     /// Find out anew where the paths lead
     ///
-    /// Part of [`Watch::changed`]. Call it with each regular look too: a directory far up that is
+    /// Part of [`Watch::changed`]. Call it now and then with a regular look, too: a directory far up that is
     /// moved tells nobody, and a watch that was refused may be granted by now.
     pub fn refresh(&mut self) {
         let mut trouble = None;

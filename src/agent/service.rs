@@ -61,10 +61,11 @@ impl Agent {
         let certificates = self.config.certificates.len();
         self.shared.tell(Event::Started { certificates });
         let mut told = Told::new(controls.systemd);
-        let mut reading = Reading { last: Some((*self.config).clone()), in_force: true };
+        let mut reading = Reading { last: Some(Arc::clone(&self.config)), in_force: true };
         let mut rounds = Rounds::default();
         let mut looked_at = self.shared.now();
         let mut cleared_at = looked_at;
+        let mut refreshed_at = looked_at;
         let stopped = loop {
             let plan = self.start_due(&mut rounds);
             told.turn(&self.status_text(&plan, &reading));
@@ -93,7 +94,10 @@ impl Agent {
                 Wake::Tick => {
                     let now = self.shared.now();
                     if now.since(looked_at) >= LOOK_EVERY || now < looked_at {
-                        watch.refresh();
+                        if now.since(refreshed_at) >= REFRESH_EVERY || now < refreshed_at {
+                            watch.refresh();
+                            refreshed_at = now;
+                        }
                         self.look_again().await;
                         looked_at = now;
                     }
@@ -171,16 +175,17 @@ impl Agent {
     /// Take a changed configuration over whole, or refuse it whole
     fn take_over(&mut self, controls: &mut Controls, reading: &mut Reading, watch: &mut Watch) {
         match (controls.read_config)() {
-            Ok(config) if reading.last.as_ref() == Some(&config) => {}
+            Ok(config) if reading.last.as_deref() == Some(&config) => {}
             Ok(config) if config.state_dir != self.config.state_dir => {
                 let errors = vec!["`state_dir` cannot change while running: restart".to_owned()];
                 self.shared.tell(Event::ConfigurationRefused { errors });
-                *reading = Reading { last: Some(config), in_force: false };
+                *reading = Reading { last: Some(Arc::new(config)), in_force: false };
             }
             Ok(config) => {
-                *reading = Reading { last: Some(config.clone()), in_force: true };
                 let certificates = config.certificates.len();
                 self.config = Arc::new(config);
+                self.stamps.clear();
+                *reading = Reading { last: Some(Arc::clone(&self.config)), in_force: true };
                 watch.retarget(self.watched(controls.config_path.clone()));
                 self.shared.tell(Event::ConfigurationAccepted { certificates });
             }
@@ -226,7 +231,7 @@ impl Agent {
 /// What the configuration file held at the latest look
 struct Reading {
     /// Nothing when it was wrong
-    last: Option<Config>,
+    last: Option<Arc<Config>>,
     /// Whether the agent works by it
     in_force: bool,
 }
@@ -279,5 +284,9 @@ impl Told {
     }
 }
 
-/// How often the content of every file is compared, whatever the kernel tells
+/// How often every file is looked at, whatever the kernel tells
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the watches follow directories that moved far up: it costs more than a look, and only
+/// makes hints come sooner
+const REFRESH_EVERY: Duration = Duration::from_secs(900);

@@ -29,8 +29,8 @@ pub struct Observed {
     pub order: Option<OrderInFlight>,
     /// What was tried
     pub attempts: Attempts,
-    /// By target of the configuration
-    pub targets: BTreeMap<TargetName, ObservedTarget>,
+    /// By target of the configuration; boxed, since a map has room for eleven and most have one
+    pub targets: BTreeMap<TargetName, Box<ObservedTarget>>,
     /// What the operator asks for at this moment
     pub request: Request,
 }

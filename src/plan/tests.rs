@@ -137,7 +137,7 @@ fn live(number: u32, from: Timestamp, lifetime: Duration) -> Observed {
         live_at: Some(from),
         ..TargetRecord::default()
     };
-    let seen = ObservedTarget { record, outputs: OutputState::Current, pinned: None };
+    let seen = Box::new(ObservedTarget { record, outputs: OutputState::Current, pinned: None });
     observed.targets.insert(target(), seen);
     observed.held = Some(held);
     observed

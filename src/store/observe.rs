@@ -27,8 +27,16 @@ use crate::time::Timestamp;
 impl Store {
     /// Look at every certificate of the configuration
     pub fn observe(&self, config: &Config, report: &mut dyn FnMut(Event)) -> Snapshot {
-        let owners = Owners::default();
         let certificates: Vec<_> = config.certificates.values().collect();
+        self.observe_these(&certificates, report)
+    }
+
+    pub(super) fn observe_these(
+        &self,
+        certificates: &[&Certificate],
+        report: &mut dyn FnMut(Event),
+    ) -> Snapshot {
+        let owners = Owners::default();
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(8);
         let share = certificates.len().div_ceil(threads).max(SHARE);
         let look = |certificates: &[&Certificate]| {
@@ -134,7 +142,7 @@ impl Store {
             let record = deploy.targets.get(&target.name).cloned().unwrap_or_default();
             let outputs = self.look_at_target(certificate, target, &record, &mut known, owners);
             let pinned = record.pinned_over.and_then(|_| known.leaf(record.generation));
-            let seen = ObservedTarget { record, outputs, pinned };
+            let seen = Box::new(ObservedTarget { record, outputs, pinned });
             observed.targets.insert(target.name.clone(), seen);
         }
         match newest {
