@@ -1,7 +1,7 @@
 //! Hints that the configuration or an output may have changed.
 //!
-//! Never the truth: the agent reads and compares all files every minute anyway, and a hint only
-//! lets it look sooner. So nothing here fails; what cannot be watched is said once.
+//! Never the truth: the agent looks at all files every minute anyway, and a hint only lets it look
+//! sooner. So nothing here fails; what cannot be watched is said once.
 
 mod links;
 
