@@ -97,7 +97,7 @@ impl Prober {
     /// Look at an endpoint until each of its addresses serves the leaf; returns how many they are
     ///
     /// The first look is at once, later ones after 50 ms, doubling up to 2 s, until the
-    /// endpoint's `within` is over. An address counts when two handshakes in a row, some time
+    /// endpoint's `within` is over. An address counts when two handshakes in a row, 300 ms
     /// apart, got the leaf: while a server reloads, old workers go on for a moment.
     ///
     /// # Errors
@@ -138,7 +138,7 @@ impl Prober {
                 return Err(Failure::retry(Step::Verify, tally.to_string()));
             }
             if confirming {
-                pause = FIRST_PAUSE;
+                pause = CONFIRMING_PAUSE;
             }
             sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -210,7 +210,13 @@ async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<SocketAddr>
     if addresses.is_empty() { Err(ProbeError::NoAddress) } else { Ok(Vec::from_iter(addresses)) }
 }
 
-/// The pause between the first look and the second, and before a confirmation
+/// The pause before a confirmation
+///
+/// nginx lets its old workers accept for a tenth of a second beside the new ones, and on a busy
+/// machine they are late to hear of their end.
+const CONFIRMING_PAUSE: Duration = Duration::from_millis(300);
+
+/// The pause between the first look and the second
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
 /// The longest pause between looks
