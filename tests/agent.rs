@@ -147,11 +147,9 @@ async fn a_job_that_panics_is_tried_later_while_another_one_hangs() {
         "bad: { names: [bad.test], dir: HOME/tls/bad }\n\
          slow: { names: [slow.test], dir: HOME/tls/slow }",
     );
-    world.ca.inject(Fault::Delay {
-        to: Resource::NewOrder,
-        times: 1,
-        by: Duration::from_secs(3600),
-    });
+    let what = Waiting::Authorization;
+    let slow = Fault::StayProcessing { what, times: 1, polls: u32::MAX, retry_after: None };
+    world.ca.inject(slow);
     let first = AtomicBool::new(true);
     let shared = world.shared(&config, move |event| {
         let order = matches!(event, Event::StepBegun { certificate, step: Step::Order }
@@ -174,6 +172,10 @@ async fn a_job_that_panics_is_tried_later_while_another_one_hangs() {
                     if message.as_str().contains("ended unexpectedly"))
             })
             .await;
+        // From here on the fault is the other one's.
+        while world.asked(Resource::Challenge) == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
         world.clock.forward(Duration::from_secs(11 * 60));
         signals.send(signal::Request::Reload).await.unwrap();
         world.sees("bad is live", |event| is_live(event, "bad")).await;
