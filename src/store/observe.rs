@@ -14,7 +14,7 @@ use super::error::StoreError;
 use super::generation::{load, numbers};
 use super::owner::Owners;
 use super::record::{ATTEMPTS, DEPLOY, ORDER, no_attempts, no_deploy};
-use super::{GENERATIONS, Store, pair};
+use super::{CERTIFICATES, GENERATIONS, Store, pair};
 use crate::cert::Leaf;
 use crate::config::{Certificate, Config, Content, Output, Target};
 use crate::event::Event;
@@ -36,7 +36,7 @@ impl Store {
         certificates: &[&Certificate],
         report: &mut dyn FnMut(Event),
     ) -> Snapshot {
-        let owners = Owners::default();
+        let owners = self.owners();
         let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(8);
         let share = certificates.len().div_ceil(threads).max(SHARE);
         let look = |certificates: &[&Certificate]| {
@@ -74,7 +74,17 @@ impl Store {
         certificate: &Certificate,
         report: &mut dyn FnMut(Event),
     ) -> Observed {
-        self.look(certificate, &Owners::default(), report)
+        self.look(certificate, &self.owners(), report)
+    }
+
+    /// Who looks without writing may be another user than the one that the agent runs as
+    fn owners(&self) -> Owners {
+        if !self.is_read_only() {
+            return Owners::default();
+        }
+        let kept = Dir::find(&self.0.root.join(CERTIFICATES)).ok().flatten();
+        let kept = kept.and_then(|dir| dir.attributes().ok());
+        kept.map_or_else(Owners::default, |agent| Owners::with_unnamed((agent.uid, agent.gid)))
     }
 
     fn look(

@@ -12,8 +12,10 @@ use crate::config::Output;
 /// Looks up users and groups, each name once
 ///
 /// Made anew for each round, so that a changed `/etc/passwd` is seen.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Owners {
+    /// Whose an output is that the configuration gives to nobody
+    unnamed: (u32, u32),
     known: Mutex<BTreeMap<(Database, String), Option<u32>>>,
 }
 
@@ -46,13 +48,24 @@ impl Database {
     }
 }
 
+impl Default for Owners {
+    fn default() -> Self {
+        Self::with_unnamed(ourselves())
+    }
+}
+
 impl Owners {
+    /// Give what the configuration gives to nobody to this user and group
+    pub(super) fn with_unnamed(unnamed: (u32, u32)) -> Self {
+        Self { unnamed, known: Mutex::default() }
+    }
+
     /// The mode and ownership that an output is to have
     ///
     /// # Errors
     /// When there is no such user or group.
     pub(super) fn attributes(&self, output: &Output) -> Result<Attributes, StoreError> {
-        let (uid, gid) = ourselves();
+        let (uid, gid) = self.unnamed;
         let id = |database, name: &Option<String>, default| match name {
             Some(name) => self.id(database, name).ok_or_else(|| {
                 let what = database.what();
