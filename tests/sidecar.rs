@@ -63,7 +63,9 @@ impl Pod {
         let mut command = Command::new(program("setpriv"));
         command
             .args(["--pdeathsig=KILL", "unshare"])
-            .args(["--fork", "--pid", "--kill-child", "--mount-proc", "setpriv"])
+            .args(["--fork", "--pid", "--kill-child", "--mount-proc"])
+            // A change of user would forget with whom to end, so the first process changes none.
+            .args(["sh", "-c", "\"$@\" & wait", "sh", "setpriv"])
             .args([format!("--reuid={NOBODY}"), format!("--regid={NOBODY}")])
             .args(["--clear-groups", "--bounding-set=-all", "--no-new-privs"])
             .args(["sh", "-c", CONTAINERS, env!("CARGO_BIN_EXE_certkeep")])
