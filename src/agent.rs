@@ -19,6 +19,7 @@ use crate::plan::{self, Action, Observed, Plan, Request, Snapshot};
 use crate::probe::Prober;
 use crate::report::Report;
 use crate::store::{Lock, LockMode, Stamps, Store, StoreError};
+use crate::text::External;
 use crate::time::{Clock, Timestamp};
 
 mod deployment;
@@ -84,6 +85,12 @@ impl Shared {
     /// Tell what happened
     pub fn tell(&self, event: Event) {
         (self.events)(event);
+    }
+
+    /// Tell that something is not as it should be with a certificate, and that work goes on
+    fn warn(&self, certificate: &CertName, error: &dyn std::fmt::Display) {
+        let message = External::new(error.to_string());
+        self.tell(Event::Warned { certificate: Some(certificate.clone()), message });
     }
 
     /// The current moment
@@ -432,7 +439,7 @@ impl Agent {
     }
 
     fn warn(&self, certificate: Option<CertName>, message: String) {
-        let message = crate::text::External::new(message);
+        let message = External::new(message);
         self.shared.tell(Event::Warned { certificate, message });
     }
 

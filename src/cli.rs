@@ -29,6 +29,7 @@ mod renew;
 mod revoke;
 mod rollback;
 mod run;
+mod setup;
 
 /// Keeps TLS certificates alive: renews them over ACME, swaps the files in one rename, reloads
 /// the servers, and proves by a handshake that they serve the new certificate

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use crate::agent::{Shared, job};
+use crate::agent::Shared;
 use crate::cert::{Fingerprint, Leaf};
 use crate::config::{Certificate, Hook, Reload, Target};
 use crate::deploy::{self, HookContext};
@@ -247,7 +247,7 @@ impl Deployment {
                 store.write_deploy(&name, &DeployRecord { version: VERSION, ..all })
             })
             .await;
-        done.map_err(|error: StoreError| job::warn(shared, &self.certificate.name, &error)).ok()
+        done.map_err(|error: StoreError| shared.warn(&self.certificate.name, &error)).ok()
     }
 }
 
@@ -334,7 +334,7 @@ impl Installed {
             })
             .await;
         if let Err(error) = done {
-            job::warn(shared, &name, &error);
+            shared.warn(&name, &error);
         }
     }
 }
@@ -457,7 +457,7 @@ async fn restore(shared: &Shared, deployment: &Deployment) -> Option<Place> {
         }
         Ok(None) => None,
         Err(error) => {
-            job::warn(shared, &place.0, &error);
+            shared.warn(&place.0, &error);
             None
         }
     }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use crate::acme::{self, Order, Resumed, Session, Status};
+use crate::agent::Shared;
 use crate::agent::journal::journal;
-use crate::agent::{Shared, job};
 use crate::cert;
 use crate::challenge::Published;
 use crate::config::{Certificate, ChallengeMethod, Config, Issuer, Profile};
@@ -59,7 +59,7 @@ pub(crate) async fn issue(
                     "`{}` cannot issue now ({failure}); the next issuer is asked",
                     issuer.name
                 );
-                job::warn(shared, &certificate.name, &message);
+                shared.warn(&certificate.name, &message);
                 last = failure;
             }
             Err(failure) => return Err(failure),
@@ -100,7 +100,7 @@ impl Attempt<'_> {
         match self.order_and_stage(&session).await {
             Err(failure) if is_unknown_account(&failure) => {
                 // The CA forgot us; the key is still ours, so it is registered once more.
-                job::warn(self.shared, &self.certificate.name, &failure);
+                self.shared.warn(&self.certificate.name, &failure);
                 sessions.forget_account(self.shared, self.issuer, session.account_url()).await?;
                 let session = sessions.open(self.shared, self.config, &self.issuer.name).await?;
                 self.order_and_stage(&session).await
@@ -264,7 +264,7 @@ impl Attempt<'_> {
         }
         for one in published {
             if let Err(failure) = one.withdraw().await {
-                job::warn(self.shared, &self.certificate.name, &failure);
+                self.shared.warn(&self.certificate.name, &failure);
             }
         }
         outcome
@@ -342,7 +342,7 @@ impl Attempt<'_> {
         let name = self.certificate.name.clone();
         let done = self.shared.on_disk(move |store| store.remove_order(&name)).await;
         if let Err(error) = done {
-            job::warn(self.shared, &self.certificate.name, &error);
+            self.shared.warn(&self.certificate.name, &error);
         }
     }
 

@@ -14,7 +14,6 @@ use crate::plan::window::{self, Seed};
 use crate::plan::{self, Action, Decision, Observed, Reason, Request, Snapshot, backoff};
 use crate::record::{Attempts, RenewalInfo, VERSION};
 use crate::store::{Lock, StoreError};
-use crate::text::External;
 use crate::time::Timestamp;
 
 /// What a job is about
@@ -71,7 +70,7 @@ pub(crate) async fn work(
         Ok(Some(lock)) => lock,
         Ok(None) => return Done::held_elsewhere(name),
         Err(error) => {
-            warn(&shared, &name, &error);
+            shared.warn(&name, &error);
             return Done { paused: Some(shared.now().after(PAUSE)), ..Done::new(name, None) };
         }
     };
@@ -155,7 +154,7 @@ pub(crate) async fn deploy(
                 continue;
             }
             Err(error) => {
-                warn(&shared, &name, &error);
+                shared.warn(&name, &error);
                 let paused = Some(shared.now().after(PAUSE));
                 done.push(Done { paused, ..Done::new(name, None) });
                 continue;
@@ -223,7 +222,7 @@ async fn look(shared: &Shared, certificate: &Arc<Certificate>) -> Option<Observe
             Ok(observed)
         })
         .await;
-    seen.map_err(|error| warn(shared, &name, &error)).ok()
+    seen.map_err(|error| shared.warn(&name, &error)).ok()
 }
 
 fn decide(
@@ -257,7 +256,7 @@ async fn adopt(shared: &Shared, certificate: &Arc<Certificate>) -> Result<(), ()
         }
         Ok(None) => {}
         Err(error) => {
-            warn(shared, &certificate.name, &error);
+            shared.warn(&certificate.name, &error);
             return Err(());
         }
     }
@@ -298,7 +297,7 @@ impl Inquiry<'_> {
             }
             Err(failure) => {
                 let failures = before.as_ref().map_or(0, |info| info.failures).saturating_add(1);
-                warn(shared, &certificate.name, &failure);
+                shared.warn(&certificate.name, &failure);
                 RenewalInfo {
                     fingerprint: held.leaf.fingerprint,
                     window: before.as_ref().and_then(|info| info.window),
@@ -364,14 +363,7 @@ impl Failed {
 async fn write_attempts(shared: &Shared, name: &CertName, attempts: Attempts) -> Result<(), ()> {
     let owned = name.clone();
     let written = shared.on_disk(move |store| store.write_attempts(&owned, &attempts)).await;
-    written.map_err(|error| warn(shared, name, &error))
-}
-
-pub(crate) fn warn(shared: &Shared, name: &CertName, error: &dyn std::fmt::Display) {
-    shared.tell(Event::Warned {
-        certificate: Some(name.clone()),
-        message: External::new(error.to_string()),
-    });
+    written.map_err(|error| shared.warn(name, &error))
 }
 
 /// Taking over, asking when, and ordering, and one to spare

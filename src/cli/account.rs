@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use crate::acme;
 use crate::agent::account_id;
-use crate::cli::{Context, Exit, Stop, renew, selected_issuer};
+use crate::cli::{Context, Exit, Stop, selected_issuer, setup};
 use crate::config::{Config, Issuer};
 use crate::name::IssuerName;
 use crate::record::AccountRecord;
@@ -135,8 +135,8 @@ fn change(
     issuer: &Issuer,
     act: impl for<'a> FnOnce(&'a acme::Session, AccountRecord, Timestamp, Write<'a>) -> Changing<'a>,
 ) -> Result<Exit, Stop> {
-    renew::runtime()?.block_on(async {
-        let shared = renew::shared(context, config)?;
+    setup::runtime()?.block_on(async {
+        let shared = setup::shared(context, config)?;
         let _at_work = shared.at_work().await?;
         // Key authorizations change with the key, so no order may be in flight.
         let mut locks = Vec::new();

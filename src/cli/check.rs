@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::agent::{Shared, account_id};
-use crate::cli::{Context, Exit, Stop, renew};
+use crate::cli::{Context, Exit, Stop, setup};
 use crate::config::{Certificate, Config, Issuer};
 use crate::deploy;
 use crate::failure::{Failure, FailureClass, Step};
@@ -56,7 +56,7 @@ impl Finding {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let config = context.config()?;
-    renew::refuse_empty(&config)?;
+    setup::refuse_empty(&config)?;
     let mut findings = Vec::new();
     let store = match Store::open(&config) {
         Ok(store) => Some(store),
@@ -69,8 +69,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         targets(&mut findings, store.as_ref(), certificate);
     }
     if store.is_some() && !arguments.offline {
-        renew::runtime()?.block_on(async {
-            let shared = renew::shared(context, &config)?;
+        setup::runtime()?.block_on(async {
+            let shared = setup::shared(context, &config)?;
             let _at_work = shared.at_work().await?;
             for issuer in config.issuers.values() {
                 directory(&mut findings, &shared, &config, issuer).await;

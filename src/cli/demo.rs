@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::agent::{Agent, Controls, Events};
-use crate::cli::{Context, Exit, Stop, renew, run};
+use crate::cli::{Context, Exit, Stop, run, setup};
 use crate::config::Config;
 use crate::dev_ca::{DevCa, Hammer, Handshakes, Options, TlsServer, placeholder};
 use crate::event::Event;
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let folder = Folder::new()?;
-    renew::runtime()?.block_on(show(context, arguments, folder.path()))
+    setup::runtime()?.block_on(show(context, arguments, folder.path()))
 }
 
 async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result<Exit, Stop> {
@@ -82,7 +82,7 @@ async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result
     }
     let config = Config::parse(&text, &config_path)?;
     let (send, signals) = mpsc::channel(4);
-    let mut shared = renew::shared(context, &config)?;
+    let mut shared = setup::shared(context, &config)?;
     let tally = Tally::new(arguments.renewals, send.clone());
     shared.events = tally.events(Arc::clone(&shared.events));
     let end = CancellationToken::new();
@@ -250,7 +250,7 @@ pub(crate) fn serve(arguments: &ServerArguments) -> Result<Exit, Stop> {
     // Without the demo there is no reason for it.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
         .map_err(std::io::Error::from)?;
-    renew::runtime()?.block_on(async {
+    setup::runtime()?.block_on(async {
         let mut signals = run::signals()?;
         let server = TlsServer::start(&arguments.folder).await.map_err(Stop::unexpected)?;
         let pid = format!("{}\n", std::process::id());

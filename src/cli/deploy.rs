@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::agent::{self, Shared, all_targets};
-use crate::cli::{Context, Exit, Stop, plan, renew};
+use crate::cli::{Context, Exit, Stop, plan, setup};
 use crate::config::Config;
 use crate::event::Event;
 use crate::failure::Failure;
@@ -27,13 +27,13 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let mut config = context.config()?;
-    renew::refuse_empty(&config)?;
-    renew::restrict(&mut config, &arguments.names)?;
+    setup::refuse_empty(&config)?;
+    setup::restrict(&mut config, &arguments.names)?;
     if arguments.test {
         return rehearse(context, &config);
     }
-    renew::runtime()?.block_on(async {
-        let shared = renew::shared(context, &config)?;
+    setup::runtime()?.block_on(async {
+        let shared = setup::shared(context, &config)?;
         let _at_work = shared.at_work().await?;
         for certificate in config.certificates.values() {
             let name = certificate.name.clone();
@@ -90,8 +90,8 @@ struct RehearsedTarget {
 }
 
 fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
-    let targets = renew::runtime()?.block_on(async {
-        let shared = renew::shared(context, config)?;
+    let targets = setup::runtime()?.block_on(async {
+        let shared = setup::shared(context, config)?;
         Ok::<_, Stop>(rehearse_all(&shared, config).await)
     })?;
     let well = targets.iter().all(|target| target.failure.is_none());

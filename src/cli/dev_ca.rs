@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use crate::cli::{Context, Exit, Stop, renew, run};
+use crate::cli::{Context, Exit, Stop, run, setup};
 use crate::dev_ca::{DevCa, DevCaError, Options, Resolve, Scheme};
 use crate::report;
 use crate::signal::Request;
@@ -74,7 +74,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         resolve: if arguments.system_resolver { Resolve::System } else { Resolve::Loopback },
         ..Options::default()
     };
-    renew::runtime()?.block_on(async {
+    setup::runtime()?.block_on(async {
         let ca = DevCa::start(options, Arc::clone(&context.world.clock)).await.map_err(refused)?;
         crate::store::write_public(&arguments.root, ca.root_pem().as_bytes())?;
         let (directory, root) = (ca.directory(), &arguments.root);

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 
-use crate::cli::{Context, Exit, Stop, renew};
+use crate::cli::{Context, Exit, Stop, setup};
 use crate::config::Config;
 use crate::plan::{self, Request};
 use crate::report::Report;
@@ -39,8 +39,8 @@ pub(crate) fn print(
 
 fn report(context: &Context, arguments: &Arguments) -> Result<Report, Stop> {
     let mut config = context.config()?;
-    renew::refuse_empty(&config)?;
-    renew::restrict(&mut config, &arguments.names)?;
+    setup::refuse_empty(&config)?;
+    setup::restrict(&mut config, &arguments.names)?;
     Store::open_read_only(&config).readable()?;
     Ok(observe(context, &config, Request::None))
 }

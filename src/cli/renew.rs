@@ -1,23 +1,17 @@
 //! `certkeep renew`: do once what is due.
 
-use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::sync::Arc;
 
 use clap::Args;
 
-use crate::agent::{Agent, Outcome, Secrets, Shared};
-use crate::challenge::Solver;
+use crate::agent::{Agent, Outcome};
 use crate::cli::progress::Progress;
-use crate::cli::{Context, Exit, Stop, plan, run, selected};
+use crate::cli::{Context, Exit, Stop, plan, run, setup};
 use crate::config::Config;
-use crate::event::{Event, Level};
-use crate::log::{Format, Log};
 use crate::name::CertName;
 use crate::plan::Request;
 use crate::report::Report;
 use crate::signal;
-use crate::store::Store;
 
 /// Do once what is due, and end
 #[derive(Debug, Args)]
@@ -34,8 +28,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let mut config = context.config()?;
-    refuse_empty(&config)?;
-    restrict(&mut config, &arguments.names)?;
+    setup::refuse_empty(&config)?;
+    setup::restrict(&mut config, &arguments.names)?;
     let request = if arguments.force { Request::Force } else { Request::Now };
     if arguments.dry_run {
         let report = plan::observe(context, &config, request);
@@ -55,8 +49,8 @@ fn pass(
     config: Config,
     request: Request,
 ) -> Result<(Outcome, Option<&'static str>), Stop> {
-    runtime()?.block_on(async {
-        let mut shared = shared(context, &config)?;
+    setup::runtime()?.block_on(async {
+        let mut shared = setup::shared(context, &config)?;
         let progress = Progress::new(context);
         shared.events = progress.events(Arc::clone(&shared.events));
         let mut signals = run::signals()?;
@@ -75,7 +69,7 @@ fn pass(
 }
 
 /// Say how a pass ended
-pub(crate) fn conclude(context: &Context, outcome: &Outcome) -> Result<Exit, Stop> {
+fn conclude(context: &Context, outcome: &Outcome) -> Result<Exit, Stop> {
     if context.json {
         context.print_json(&outcome.report)?;
     } else {
@@ -97,48 +91,3 @@ pub(crate) fn conclude(context: &Context, outcome: &Outcome) -> Result<Exit, Sto
         Exit::Failed
     })
 }
-
-/// Only the named certificates; all of them if none is named
-pub(crate) fn restrict(config: &mut Config, names: &[String]) -> Result<(), Stop> {
-    let selected: BTreeSet<_> = selected(config, names)?.into_iter().collect();
-    config.certificates.retain(|name, _| selected.contains(name));
-    Ok(())
-}
-
-/// Managing nothing is a mistake that looks like success
-pub(crate) fn refuse_empty(config: &Config) -> Result<(), Stop> {
-    if config.certificates.is_empty() && !config.allow_empty {
-        return Err(Stop::new(
-            Exit::Configuration,
-            "the configuration holds no certificate\n  hint: add one under `certificates`, or set `allow_empty: true`",
-        ));
-    }
-    Ok(())
-}
-
-/// What the agent's jobs need, for a command that changes something
-pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop> {
-    let store = Store::open(config)?;
-    let sockets = context.world.sockets.iter().map(TcpListener::try_clone);
-    let solver = Solver::new(sockets.collect::<Result<_, _>>()?)?;
-    let secrets = Secrets::new(Arc::clone(&context.world.variables));
-    let clock = Arc::clone(&context.world.clock);
-    let history = Log::new(Box::new(store.history()), Format::Json, Level::Info);
-    let (onward, at) = (context.events(), Arc::clone(&clock));
-    let events = Arc::new(move |event: Event| {
-        history.write(at.now(), &event);
-        onward(event);
-    });
-    Ok(Shared::new(store, clock, solver, events, secrets))
-}
-
-/// One thread for the loop and its network, a few for the disk
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(DISK_THREADS)
-        .build()
-        .map_err(Stop::unexpected)
-}
-
-const DISK_THREADS: usize = 16;

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use crate::acme::RevocationReason;
-use crate::cli::{Context, Exit, Stop, deploy, renew};
+use crate::cli::{Context, Exit, Stop, deploy, setup};
 use crate::pem;
 use crate::record::{Attempts, VERSION};
 use crate::store::StoreError;
@@ -51,13 +51,13 @@ impl From<Reason> for RevocationReason {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let mut config = context.config()?;
-    renew::restrict(&mut config, std::slice::from_ref(&arguments.name))?;
+    setup::restrict(&mut config, std::slice::from_ref(&arguments.name))?;
     let Some(certificate) = config.certificates.values().next() else {
         return Err(Stop::unexpected("no such certificate"));
     };
     let name = certificate.name.clone();
-    renew::runtime()?.block_on(async {
-        let shared = renew::shared(context, &config)?;
+    setup::runtime()?.block_on(async {
+        let shared = setup::shared(context, &config)?;
         let _at_work = shared.at_work().await?;
         let Some(_lock) = shared.store.lock_certificate(&name)? else {
             return Err(deploy::held(&name));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::agent::{self, all_targets};
-use crate::cli::{Context, Exit, Stop, deploy, plan, renew};
+use crate::cli::{Context, Exit, Stop, deploy, plan, setup};
 use crate::config::{Certificate, Config};
 use crate::plan::Request;
 use crate::record::{DeployRecord, TargetRecord, VERSION};
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let mut config = context.config()?;
-    renew::restrict(&mut config, std::slice::from_ref(&arguments.name))?;
+    setup::restrict(&mut config, std::slice::from_ref(&arguments.name))?;
     let Some(certificate) = config.certificates.values().next().cloned() else {
         return Err(Stop::unexpected("no such certificate"));
     };
@@ -33,8 +33,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     if arguments.to.as_deref() == Some("original") {
         return original(context, &config, &certificate);
     }
-    renew::runtime()?.block_on(async {
-        let shared = renew::shared(context, &config)?;
+    setup::runtime()?.block_on(async {
+        let shared = setup::shared(context, &config)?;
         let _at_work = shared.at_work().await?;
         let Some(_lock) = shared.store.lock_certificate(&certificate.name)? else {
             return Err(deploy::held(&certificate.name));
@@ -111,9 +111,9 @@ fn original(
     config: &Config,
     certificate: &Arc<Certificate>,
 ) -> Result<Exit, Stop> {
-    let runtime = renew::runtime()?;
+    let runtime = setup::runtime()?;
     let _within = runtime.enter();
-    let shared = renew::shared(context, config)?;
+    let shared = setup::shared(context, config)?;
     let _at_work = runtime.block_on(shared.at_work())?;
     let store = &shared.store;
     let Some(_lock) = store.lock_certificate(&certificate.name)? else {

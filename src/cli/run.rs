@@ -1,15 +1,15 @@
 //! `certkeep run`: the agent that stays.
 
 use crate::agent::{Agent, Controls};
-use crate::cli::{Context, Exit, Stop, read_config, renew};
+use crate::cli::{Context, Exit, Stop, read_config, setup};
 use crate::signal::{Request, Signals};
 use crate::systemd::Systemd;
 
 pub(crate) fn run(context: &Context) -> Result<Exit, Stop> {
     let config = context.config()?;
-    renew::refuse_empty(&config)?;
-    renew::runtime()?.block_on(async {
-        let shared = renew::shared(context, &config)?;
+    setup::refuse_empty(&config)?;
+    setup::runtime()?.block_on(async {
+        let shared = setup::shared(context, &config)?;
         let Some(_lock) = shared.store.lock_run()? else {
             let shown = config.state_dir.display();
             return Err(Stop::new(

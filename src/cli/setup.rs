@@ -1,0 +1,58 @@
+//! What commands need before they can begin.
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use crate::agent::{Secrets, Shared};
+use crate::challenge::Solver;
+use crate::cli::{Context, Exit, Stop, selected};
+use crate::config::Config;
+use crate::event::{Event, Level};
+use crate::log::{Format, Log};
+use crate::store::Store;
+
+/// Only the named certificates; all of them if none is named
+pub(crate) fn restrict(config: &mut Config, names: &[String]) -> Result<(), Stop> {
+    let selected: BTreeSet<_> = selected(config, names)?.into_iter().collect();
+    config.certificates.retain(|name, _| selected.contains(name));
+    Ok(())
+}
+
+/// Managing nothing is a mistake that looks like success
+pub(crate) fn refuse_empty(config: &Config) -> Result<(), Stop> {
+    if config.certificates.is_empty() && !config.allow_empty {
+        return Err(Stop::new(
+            Exit::Configuration,
+            "the configuration holds no certificate\n  hint: add one under `certificates`, or set `allow_empty: true`",
+        ));
+    }
+    Ok(())
+}
+
+/// What the agent's jobs need, for a command that changes something
+pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop> {
+    let store = Store::open(config)?;
+    let sockets = context.world.sockets.iter().map(TcpListener::try_clone);
+    let solver = Solver::new(sockets.collect::<Result<_, _>>()?)?;
+    let secrets = Secrets::new(Arc::clone(&context.world.variables));
+    let clock = Arc::clone(&context.world.clock);
+    let history = Log::new(Box::new(store.history()), Format::Json, Level::Info);
+    let (onward, at) = (context.events(), Arc::clone(&clock));
+    let events = Arc::new(move |event: Event| {
+        history.write(at.now(), &event);
+        onward(event);
+    });
+    Ok(Shared::new(store, clock, solver, events, secrets))
+}
+
+/// One thread for the loop and its network, a few for the disk
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(DISK_THREADS)
+        .build()
+        .map_err(Stop::unexpected)
+}
+
+const DISK_THREADS: usize = 16;
