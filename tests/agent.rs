@@ -141,6 +141,22 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[tokio::test]
+async fn a_contact_that_the_ca_refuses_stops_no_renewal() {
+    let world = World::new().await;
+    let mut config = world.config("a: { names: [a.test], dir: HOME/tls }");
+    world.renew(&config, Request::Now).await;
+    let issuer = config.issuers.values_mut().next().unwrap();
+    issuer.contact.push("mailto:nobody@example.test".to_owned());
+    let answer = Answer::problem(ProblemType::InvalidContact, "no such host");
+    world.ca.inject(Fault::Answer { to: Resource::Account, times: 1, answer });
+    let outcome = world.renew(&config, Request::Force).await;
+    assert!(outcome.failed.is_empty() && outcome.report.all_well(), "{:?}", outcome.report);
+    assert_eq!(world.ca.issued().len(), 2);
+    let seen = world.seen.lock().unwrap();
+    assert!(seen.iter().any(|event| event.to_string().contains("no such host")), "{seen:?}");
+}
+
+#[tokio::test]
 async fn a_job_that_panics_is_tried_later_while_another_one_hangs() {
     let world = World::new().await;
     let config = world.config(

@@ -170,9 +170,19 @@ impl Sessions {
             });
         }
         if opened.record.contact != issuer.contact {
-            session.update_contacts(&issuer.contact).await?;
-            let told = AccountRecord { contact: issuer.contact.clone(), ..opened.record };
-            write(shared, &told).await?;
+            // No contact is worth a renewal.
+            match session.update_contacts(&issuer.contact).await {
+                Ok(()) => {
+                    let told = AccountRecord { contact: issuer.contact.clone(), ..opened.record };
+                    write(shared, &told).await?;
+                }
+                Err(failure) => {
+                    let message =
+                        format!("`{}` does not take the contacts: {failure}", issuer.name);
+                    let message = External::new(message);
+                    shared.tell(Event::Warned { certificate: None, message });
+                }
+            }
         }
         Ok(session)
     }
