@@ -136,7 +136,8 @@ pub struct Agent {
     shared: Shared,
     config: Arc<Config>,
     snapshot: Snapshot,
-    stamps: Stamps,
+    /// What need not be read at the next look; `None` for an agent that does not stay
+    stamps: Option<Stamps>,
     jobs: JoinSet<Vec<job::Done>>,
     /// Certificates that a job works on
     busy: BTreeMap<CertName, Working>,
@@ -181,7 +182,7 @@ impl Agent {
             shared,
             config: Arc::new(config),
             snapshot: Snapshot::default(),
-            stamps: Stamps::default(),
+            stamps: None,
             jobs: JoinSet::new(),
             busy: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -262,12 +263,15 @@ impl Agent {
     async fn observe(&mut self) -> Result<(), StoreError> {
         let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
         let (now, before) = (self.shared.now(), std::mem::take(&mut self.snapshot));
-        let mut stamps = std::mem::take(&mut self.stamps);
+        let mut stamps = self.stamps.take();
         (self.snapshot, self.stamps) = self
             .shared
             .on_disk(move |store| {
                 let mut tell = |event| events(event);
-                let seen = store.observe_again(&config, before, &mut stamps, now, &mut tell);
+                let seen = match &mut stamps {
+                    Some(stamps) => store.observe_again(&config, before, stamps, now, &mut tell),
+                    None => store.observe(&config, &mut tell),
+                };
                 Ok((seen, stamps))
             })
             .await?;

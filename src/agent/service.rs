@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::event::Event;
 use crate::plan::Plan;
 use crate::signal::Request;
-use crate::store::StoreError;
+use crate::store::{Stamps, StoreError};
 use crate::systemd::Systemd;
 use crate::time::Timestamp;
 use crate::watch::{Hint, Watch};
@@ -56,6 +56,7 @@ impl Agent {
     /// When the state directory cannot be looked at, at the start.
     pub async fn run(mut self, mut controls: Controls) -> Result<(), StoreError> {
         let _at_work = self.recover().await?;
+        self.stamps = Some(Stamps::default());
         self.observe().await?;
         let mut watch = Watch::new(self.watched(controls.config_path.clone()));
         let certificates = self.config.certificates.len();
@@ -184,7 +185,7 @@ impl Agent {
             Ok(config) => {
                 let certificates = config.certificates.len();
                 self.config = Arc::new(config);
-                self.stamps.clear();
+                self.stamps = Some(Stamps::default());
                 *reading = Reading { last: Some(Arc::clone(&self.config)), in_force: true };
                 watch.retarget(self.watched(controls.config_path.clone()));
                 self.shared.tell(Event::ConfigurationAccepted { certificates });

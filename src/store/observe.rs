@@ -37,9 +37,7 @@ impl Store {
         report: &mut dyn FnMut(Event),
     ) -> Snapshot {
         let owners = self.owners();
-        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(8);
-        let share = certificates.len().div_ceil(threads).max(SHARE);
-        let look = |certificates: &[&Certificate]| {
+        let shares = in_shares(certificates, |certificates| {
             let mut events = Vec::new();
             let mut observed = Vec::with_capacity(certificates.len());
             for certificate in certificates {
@@ -47,18 +45,6 @@ impl Store {
                 observed.push((certificate.name.clone(), found));
             }
             (observed, events)
-        };
-        let look = &look;
-        let (first, rest) = certificates.split_at(share.min(certificates.len()));
-        let shares = std::thread::scope(|scope| {
-            let threads: Vec<_> =
-                rest.chunks(share).map(|chunk| (chunk, scope.spawn(move || look(chunk)))).collect();
-            let mut shares = vec![look(first)];
-            for (chunk, thread) in threads {
-                // A thread that panicked is a defect; its share is looked at again.
-                shares.push(thread.join().unwrap_or_else(|_| look(chunk)));
-            }
-            shares
         });
         let mut snapshot = Snapshot::default();
         for (observed, events) in shares {
@@ -310,6 +296,27 @@ fn in_flight(order: OrderRecord) -> OrderInFlight {
 fn warn(certificate: &Certificate, message: &str, report: &mut dyn FnMut(Event)) {
     let certificate = Some(certificate.name.clone());
     report(Event::Warned { certificate, message: External::new(message) });
+}
+
+/// Work on many certificates with a thread for each share of them; the results in their order
+pub(super) fn in_shares<T: Send>(
+    certificates: &[&Certificate],
+    work: impl Fn(&[&Certificate]) -> T + Sync,
+) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(8);
+    let share = certificates.len().div_ceil(threads).max(SHARE);
+    let (first, rest) = certificates.split_at(share.min(certificates.len()));
+    let work = &work;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            rest.chunks(share).map(|chunk| (chunk, scope.spawn(move || work(chunk)))).collect();
+        let mut shares = vec![work(first)];
+        for (chunk, thread) in threads {
+            // A thread that panicked is a defect; its share is worked on again.
+            shares.push(thread.join().unwrap_or_else(|_| work(chunk)));
+        }
+        shares
+    })
 }
 
 /// How one output compares with what it should be

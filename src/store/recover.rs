@@ -3,6 +3,7 @@
 use super::dir::{Dir, is_temporary};
 use super::error::StoreError;
 use super::install::{common_owner, open_place};
+use super::observe::in_shares;
 use super::owner::Owners;
 use super::{ACCOUNTS, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy};
 use crate::config::{Certificate, Config, Layout};
@@ -29,12 +30,19 @@ impl Store {
                 });
             }
         }
-        for certificate in config.certificates.values() {
-            if let Err(error) = self.recover_one(certificate) {
-                let message = External::new(error.to_string());
-                report(Event::Warned { certificate: Some(certificate.name.clone()), message });
+        let certificates: Vec<_> = config.certificates.values().collect();
+        let troubles = in_shares(&certificates, |certificates| {
+            let mut troubles = Vec::new();
+            for certificate in certificates {
+                if let Err(error) = self.recover_one(certificate) {
+                    let message = External::new(error.to_string());
+                    let certificate = Some(certificate.name.clone());
+                    troubles.push(Event::Warned { certificate, message });
+                }
             }
-        }
+            troubles
+        });
+        troubles.into_iter().flatten().for_each(report);
     }
 
     /// Finish or undo what a crash left of one certificate; the caller holds its lock
