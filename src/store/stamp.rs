@@ -7,10 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{self, Stat};
+use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::record::{ATTEMPTS, DEPLOY, ORDER};
@@ -79,12 +80,12 @@ impl Store {
             return None;
         }
         let mut seal = Seal { hasher: DefaultHasher::new(), before: now.as_seconds() - SETTLED };
-        let home = self.certificate_path(&certificate.name);
+        // Relative to open directories: the walk along a long path costs more than the look.
+        let home = open(&self.certificate_path(&certificate.name))?;
         for file in [ATTEMPTS, ORDER, DEPLOY] {
-            seal.record(&home.join(file))?;
+            seal.record(&home, file)?;
         }
-        let generations = home.join(GENERATIONS);
-        seal.add(&fs::lstat(&generations).ok()?)?;
+        seal.add(&lstat(&home, GENERATIONS)?)?;
         let mut numbers = vec![held.meta.number];
         for target in &certificate.targets {
             let found = seen.targets.get(&target.name)?;
@@ -93,20 +94,27 @@ impl Store {
             }
             let installed = found.record.installed_at.map(|_| found.record.generation);
             numbers.extend(installed.or(found.record.previous));
+            let mut parent: Option<(&Path, OwnedFd)> = None;
             for output in &target.outputs {
-                let link = fs::lstat(&output.path).ok()?;
+                let (path, name) = (output.path.parent()?, output.path.file_name()?);
+                let dir = match parent.take() {
+                    Some((known, dir)) if known == path => dir,
+                    _ => open(path)?,
+                };
+                let link = lstat(&dir, name)?;
                 seal.add(&link)?;
                 if fs::FileType::from_raw_mode(link.st_mode).is_symlink() {
-                    seal.add(&fs::stat(&output.path).ok()?)?;
+                    seal.add(&fs::statat(&dir, name, AtFlags::empty()).ok()?)?;
                 }
+                parent = Some((path, dir));
             }
         }
         numbers.sort_unstable();
         numbers.dedup();
         for number in numbers {
-            let folder = generations.join(generation::directory_name(number));
+            let folder = format!("{GENERATIONS}/{}", generation::directory_name(number));
             for file in generation::FILES {
-                seal.add(&fs::lstat(folder.join(file)).ok()?)?;
+                seal.add(&lstat(&home, format!("{folder}/{file}"))?)?;
             }
         }
         Some(seal.hasher.finish())
@@ -128,8 +136,8 @@ impl Seal {
     }
 
     /// A file that need not be there
-    fn record(&mut self, path: &Path) -> Option<()> {
-        match fs::lstat(path) {
+    fn record(&mut self, home: &OwnedFd, file: &str) -> Option<()> {
+        match fs::statat(home, file, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => self.add(&stat),
             Err(Errno::NOENT) => {
                 0.hash(&mut self.hasher);
@@ -138,6 +146,15 @@ impl Seal {
             Err(_) => None,
         }
     }
+}
+
+fn open(directory: &Path) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    fs::open(directory, flags, Mode::empty()).ok()
+}
+
+fn lstat(dir: &OwnedFd, path: impl rustix::path::Arg) -> Option<Stat> {
+    fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).ok()
 }
 
 /// How often everything is read whatever the times of the files say
