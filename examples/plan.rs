@@ -29,11 +29,12 @@ fn planned(path: &Path) -> Result<String, Box<dyn Error>> {
 
     // What is on disk. Nothing is written, and nothing needs to exist yet.
     let mut noticed = String::new();
+    let now = SystemClock.now();
     let store = Store::open_read_only(&config);
-    let snapshot = store.observe(&config, &mut |event| noticed += &format!("{event}\n"));
+    let mut tell = |event| noticed += &format!("{event}\n");
+    let (snapshot, _) = store.first_look(&config, now, false, &mut tell);
 
     // The planner is a function of its arguments: ask it about any other moment, too.
-    let now = SystemClock.now();
     let plan = plan::plan(now, &config, &snapshot);
     let report = Report::new(now, &plan, &snapshot);
     Ok(noticed + &report.plan())

@@ -136,8 +136,8 @@ pub struct Agent {
     shared: Shared,
     config: Arc<Config>,
     snapshot: Snapshot,
-    /// What need not be read at the next look; `None` for an agent that does not stay
-    stamps: Option<Stamps>,
+    /// What need not be read at the next look
+    stamps: Stamps,
     jobs: JoinSet<Vec<job::Done>>,
     /// Certificates that a job works on
     busy: BTreeMap<CertName, Working>,
@@ -182,7 +182,7 @@ impl Agent {
             shared,
             config: Arc::new(config),
             snapshot: Snapshot::default(),
-            stamps: None,
+            stamps: Stamps::default(),
             jobs: JoinSet::new(),
             busy: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -212,13 +212,13 @@ impl Agent {
         stop: impl Future<Output = ()>,
     ) -> Result<Outcome, StoreError> {
         let mut stop = std::pin::pin!(stop);
-        let _at_work = self.recover().await?;
+        let _at_work = self.begin().await?;
         self.requests = self.config.certificates.keys().map(|n| (n.clone(), request)).collect();
-        self.observe().await?;
         let mut rounds = Rounds::default();
         loop {
             let plan = self.start_due(&mut rounds);
             if self.jobs.is_empty() {
+                self.remember().await;
                 let report = Report::new(self.shared.now(), &plan, &self.snapshot);
                 return Ok(Outcome {
                     report,
@@ -242,40 +242,61 @@ impl Agent {
         }
     }
 
-    /// Put right what an interrupted run left behind, if nobody else is at work
+    /// Look at the disk for the first time, after putting right what an interrupted run left
+    /// behind, unless somebody else is at work
     ///
     /// What is returned is to be held while working: nobody sweeps meanwhile.
-    async fn recover(&self) -> Result<Lock, StoreError> {
+    async fn begin(&mut self) -> Result<Lock, StoreError> {
         let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
-        self.shared
+        let now = self.shared.now();
+        (self.snapshot, self.stamps) = self
+            .shared
             .on_disk(move |store| {
-                if let Some(_alone) = store.lock_store(LockMode::Exclusive)? {
-                    store.recover(&config, &mut |event| events(event));
+                let alone = store.lock_store(LockMode::Exclusive)?;
+                let mut tell = |event| events(event);
+                let seen = store.first_look(&config, now, alone.is_some(), &mut tell);
+                if alone.is_some() {
                     journal::sweep(store, &*events);
                 }
-                Ok(())
+                Ok(seen)
             })
             .await?;
         self.shared.at_work().await
     }
 
-    /// Look at the disk
+    /// Look at the disk again
     async fn observe(&mut self) -> Result<(), StoreError> {
         let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
         let (now, before) = (self.shared.now(), std::mem::take(&mut self.snapshot));
-        let mut stamps = self.stamps.take();
+        let mut stamps = std::mem::take(&mut self.stamps);
         (self.snapshot, self.stamps) = self
             .shared
             .on_disk(move |store| {
                 let mut tell = |event| events(event);
-                let seen = match &mut stamps {
-                    Some(stamps) => store.observe_again(&config, before, stamps, now, &mut tell),
-                    None => store.observe(&config, &mut tell),
-                };
+                let seen = store.observe_again(&config, before, &mut stamps, now, &mut tell);
                 Ok((seen, stamps))
             })
             .await?;
         Ok(())
+    }
+
+    /// Spare the next process a look at what this one has seen
+    async fn remember(&mut self) {
+        let (snapshot, mut stamps) =
+            (std::mem::take(&mut self.snapshot), std::mem::take(&mut self.stamps));
+        let kept = self
+            .shared
+            .on_disk(move |store| {
+                let kept = store.remember(&snapshot, &mut stamps);
+                Ok((snapshot, stamps, kept))
+            })
+            .await;
+        if let Ok((snapshot, stamps, kept)) = kept {
+            (self.snapshot, self.stamps) = (snapshot, stamps);
+            if let Err(error) = kept {
+                self.warn(None, error.to_string());
+            }
+        }
     }
 
     /// Plan, and start a job for everything that is due and not being worked on

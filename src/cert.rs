@@ -38,7 +38,8 @@ impl Fingerprint {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from(if value < 10 { b'0' + value } else { b'a' - 10 + value });
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
 impl fmt::Display for Fingerprint {
@@ -61,19 +62,20 @@ impl Serialize for Fingerprint {
 
 impl<'de> Deserialize<'de> for Fingerprint {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let mut bytes = [0; 32];
-        let sound = text.len() == 64 && text.is_ascii();
-        for (i, byte) in bytes.iter_mut().enumerate().filter(|_| sound) {
-            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16)
-                .map_err(serde::de::Error::custom)?;
-        }
-        if sound { Ok(Self(bytes)) } else { Err(serde::de::Error::custom("not 64 hex digits")) }
+        let text = std::borrow::Cow::<'_, str>::deserialize(deserializer)?;
+        let digit = |byte: u8| u8::try_from(char::from(byte).to_digit(16)?).ok();
+        let octet = |pair: &[u8]| match *pair {
+            [high, low] => Some(digit(high)? << 4 | digit(low)?),
+            _ => None,
+        };
+        let octets: Option<Vec<u8>> = text.as_bytes().chunks(2).map(octet).collect();
+        let bytes = octets.and_then(|octets| octets.try_into().ok());
+        bytes.map(Self).ok_or_else(|| serde::de::Error::custom("not 64 hex digits"))
     }
 }
 
 /// What a leaf says, as far as decisions need it
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leaf {
     /// SHA-256 of its DER
     pub fingerprint: Fingerprint,
@@ -90,6 +92,7 @@ pub struct Leaf {
     /// The kind of its key, where certkeep makes that kind
     pub key_type: Option<KeyType>,
     /// Its SubjectPublicKeyInfo, DER
+    #[serde(with = "octets")]
     pub public_key: Vec<u8>,
     /// What renewal information is asked by; `None` without an authority key identifier
     ///
@@ -201,11 +204,13 @@ pub fn describe(der: &[u8]) -> External {
 /// What renewal information is asked by
 ///
 /// <https://www.rfc-editor.org/rfc/rfc9773#section-4.1>
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct AriId {
     /// The octets of the authority key identifier
+    #[serde(with = "octets")]
     pub key_identifier: Vec<u8>,
     /// The octets of the serial number's DER value, a leading zero kept
+    #[serde(with = "octets")]
     pub serial: Vec<u8>,
 }
 
@@ -213,6 +218,22 @@ impl fmt::Display for AriId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let base64 = base64::engine::general_purpose::URL_SAFE_NO_PAD;
         write!(f, "{}.{}", base64.encode(&self.key_identifier), base64.encode(&self.serial))
+    }
+}
+
+/// Octets as base64 in JSON
+mod octets {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD_NO_PAD as BASE64;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(octets: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&BASE64.encode(octets))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = std::borrow::Cow::<'_, str>::deserialize(from)?;
+        BASE64.decode(text.as_bytes()).map_err(serde::de::Error::custom)
     }
 }
 

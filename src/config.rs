@@ -245,7 +245,7 @@ pub struct Target {
 }
 
 /// How the files of a target are switched
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Layout {
     /// This directory is an atomic directory, and the outputs are names within it
     Dir(PathBuf),
@@ -256,7 +256,7 @@ pub enum Layout {
 }
 
 /// One file of a target
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Output {
     /// Where it is; absolute also under [`Layout::Dir`]
     pub path: PathBuf,

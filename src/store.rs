@@ -17,6 +17,7 @@
 //! deployed/<name>/<target>/                 the atomic directory of `files:`
 //! published/<random>.json                   challenge artefacts to withdraw
 //! events.jsonl events.jsonl.1               history
+//! seen.cache                                a cache of what was seen, for the next process
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ mod pair;
 mod plain;
 mod prepare;
 mod published;
+mod recall;
 mod record;
 mod recover;
 mod stamp;

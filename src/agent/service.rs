@@ -55,9 +55,7 @@ impl Agent {
     /// # Errors
     /// When the state directory cannot be looked at, at the start.
     pub async fn run(mut self, mut controls: Controls) -> Result<(), StoreError> {
-        let _at_work = self.recover().await?;
-        self.stamps = Some(Stamps::default());
-        self.observe().await?;
+        let _at_work = self.begin().await?;
         let mut watch = Watch::new(self.watched(controls.config_path.clone()));
         let certificates = self.config.certificates.len();
         self.shared.tell(Event::Started { certificates });
@@ -115,6 +113,7 @@ impl Agent {
         };
         told.stopping();
         let drained = self.drain().await;
+        self.remember().await;
         let reason = if drained {
             format!("{stopped}, every job had ended")
         } else {
@@ -185,7 +184,7 @@ impl Agent {
             Ok(config) => {
                 let certificates = config.certificates.len();
                 self.config = Arc::new(config);
-                self.stamps = Some(Stamps::default());
+                self.stamps = Stamps::default();
                 *reading = Reading { last: Some(Arc::clone(&self.config)), in_force: true };
                 watch.retarget(self.watched(controls.config_path.clone()));
                 self.shared.tell(Event::ConfigurationAccepted { certificates });

@@ -49,12 +49,12 @@ fn report(context: &Context, arguments: &Arguments) -> Result<Report, Stop> {
 pub(crate) fn observe(context: &Context, config: &Config, request: Request) -> Report {
     let events = context.events();
     let store = Store::open_read_only(config);
-    let mut snapshot = store.observe(config, &mut |event| events(event));
+    let now = context.world.clock.now();
+    let (mut snapshot, _) = store.first_look(config, now, false, &mut |event| events(event));
     let names: BTreeSet<_> = config.certificates.keys().cloned().collect();
     for name in names {
         snapshot.certificates.entry(name).or_default().request = request;
     }
-    let now = context.world.clock.now();
     let plan = plan::plan(now, config, &snapshot);
     Report::new(now, &plan, &snapshot)
 }

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cert::Leaf;
 use crate::name::{CertName, Identifier, TargetName};
 use crate::record::{Attempts, GenerationMeta, TargetRecord};
@@ -57,7 +59,7 @@ pub enum Request {
 }
 
 /// A generation and what its leaf says
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
     /// Where it came from
     pub meta: GenerationMeta,

@@ -165,7 +165,16 @@ impl Dir {
         &self,
         name: impl AsRef<OsStr>,
     ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
-        self.read_with(name.as_ref(), OFlags::NOFOLLOW)
+        self.read_with(name.as_ref(), OFlags::NOFOLLOW, LIMIT)
+    }
+
+    /// As [`Dir::read`], with this many bytes as the most
+    pub(super) fn read_up_to(
+        &self,
+        name: impl AsRef<OsStr>,
+        limit: usize,
+    ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
+        self.read_with(name.as_ref(), OFlags::NOFOLLOW, limit)
     }
 
     /// As [`Dir::read`], and symlinks are followed
@@ -173,13 +182,14 @@ impl Dir {
         &self,
         name: impl AsRef<OsStr>,
     ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
-        self.read_with(name.as_ref(), OFlags::empty())
+        self.read_with(name.as_ref(), OFlags::empty(), LIMIT)
     }
 
     fn read_with(
         &self,
         name: &OsStr,
         flags: OFlags,
+        limit: usize,
     ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
         // Without NONBLOCK the open of a FIFO waits for a writer.
         let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -198,8 +208,9 @@ impl Dir {
             ));
         }
         let size = usize::try_from(stat.st_size).unwrap_or(usize::MAX);
-        if size > LIMIT {
-            return Err(StoreError::damaged(self.join(name), "is longer than 1 MiB"));
+        if size > limit {
+            let reason = format!("is longer than {} MiB", limit >> 20);
+            return Err(StoreError::damaged(self.join(name), reason));
         }
         let mut bytes = vec![0; size];
         let mut filled = 0;

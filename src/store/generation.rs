@@ -195,9 +195,6 @@ pub(super) fn directory_name(number: u32) -> String {
     format!("{number:06}")
 }
 
-/// Every file of a generation
-pub(super) const FILES: [&str; 3] = [META, KEY, CHAIN];
-
 const KEY: &str = "key.pem";
 const CHAIN: &str = "chain.pem";
 const META: &str = "meta.json";

@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::num::NonZero;
+use std::sync::OnceLock;
 
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -16,7 +17,7 @@ use super::owner::Owners;
 use super::record::{ATTEMPTS, DEPLOY, ORDER, no_attempts, no_deploy};
 use super::{CERTIFICATES, GENERATIONS, Store, pair};
 use crate::cert::Leaf;
-use crate::config::{Certificate, Config, Content, Output, Target};
+use crate::config::{Certificate, Content, Output, Target};
 use crate::event::Event;
 use crate::failure::Step;
 use crate::plan::{Held, Observed, ObservedTarget, OrderInFlight, OutputState, Snapshot};
@@ -25,12 +26,6 @@ use crate::text::External;
 use crate::time::Timestamp;
 
 impl Store {
-    /// Look at every certificate of the configuration
-    pub fn observe(&self, config: &Config, report: &mut dyn FnMut(Event)) -> Snapshot {
-        let certificates: Vec<_> = config.certificates.values().collect();
-        self.observe_these(&certificates, report)
-    }
-
     pub(super) fn observe_these(
         &self,
         certificates: &[&Certificate],
@@ -298,14 +293,14 @@ fn warn(certificate: &Certificate, message: &str, report: &mut dyn FnMut(Event))
     report(Event::Warned { certificate, message: External::new(message) });
 }
 
-/// Work on many certificates with a thread for each share of them; the results in their order
-pub(super) fn in_shares<T: Send>(
-    certificates: &[&Certificate],
-    work: impl Fn(&[&Certificate]) -> T + Sync,
-) -> Vec<T> {
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(8);
-    let share = certificates.len().div_ceil(threads).max(SHARE);
-    let (first, rest) = certificates.split_at(share.min(certificates.len()));
+/// Work on many things with a thread for each share of them; the results in their order
+pub(super) fn in_shares<I: Sync, T: Send>(items: &[I], work: impl Fn(&[I]) -> T + Sync) -> Vec<T> {
+    // Finding out takes a look at control groups, which is no less than looking at some files.
+    static THREADS: OnceLock<usize> = OnceLock::new();
+    let threads = *THREADS
+        .get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(8));
+    let share = items.len().div_ceil(threads).max(SHARE);
+    let (first, rest) = items.split_at(share.min(items.len()));
     let work = &work;
     std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -420,7 +415,7 @@ fn holds(
 /// The end of the year 9999, the last that RFC 3339 can write
 const NEVER: Timestamp = Timestamp::from_seconds(253_402_300_799);
 
-/// The fewest certificates that are worth a thread
+/// The fewest things that are worth a thread
 const SHARE: usize = 32;
 
 #[cfg(test)]

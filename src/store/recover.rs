@@ -6,16 +6,16 @@ use super::install::{common_owner, open_place};
 use super::observe::in_shares;
 use super::owner::Owners;
 use super::{ACCOUNTS, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy};
-use crate::config::{Certificate, Config, Layout};
+use crate::config::{Certificate, Layout};
 use crate::event::Event;
 use crate::text::External;
 
 impl Store {
-    /// Recover every certificate, and the state directory itself
+    /// Recover these certificates, and the state directory itself
     ///
     /// For a start under the exclusive lock; whoever shares it recovers one certificate at a
     /// time. What cannot be recovered is reported, and the others are.
-    pub fn recover(&self, config: &Config, report: &mut dyn FnMut(Event)) {
+    pub(super) fn recover(&self, certificates: &[&Certificate], report: &mut dyn FnMut(Event)) {
         let accounts = self.0.root.join(ACCOUNTS);
         let mut own = vec![self.0.root.clone(), self.0.root.join(PUBLISHED)];
         if let Ok(Some(dir)) = Dir::find(&accounts) {
@@ -30,8 +30,7 @@ impl Store {
                 });
             }
         }
-        let certificates: Vec<_> = config.certificates.values().collect();
-        let troubles = in_shares(&certificates, |certificates| {
+        let troubles = in_shares(certificates, |certificates| {
             let mut troubles = Vec::new();
             for certificate in certificates {
                 if let Err(error) = self.recover_one(certificate) {
@@ -143,7 +142,7 @@ mod tests {
             file(place.outputs().join("notes.txt")),
             directory(deployed.join("..2026_11_23")),
         ];
-        store.recover(&config, &mut |event| panic!("reported {event}"));
+        store.recover(&[&certificate], &mut |event| panic!("reported {event}"));
         for path in ours {
             assert!(!path.exists(), "{path:?}");
         }

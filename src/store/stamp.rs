@@ -1,36 +1,86 @@
 //! Looking again without reading what nobody touched.
 //!
-//! The agent that stays looks every minute. What is on disk is the truth, and reading 9 files for
-//! each of 1,000 certificates costs a tenth of a second. The kernel changes a file's ctime with
-//! every change of its content, mode or owner, and nobody can set it back; so between two full
-//! looks, which come every hour, what has the same inode, size and times counts as read.
+//! What is on disk is the truth, and reading 9 files for each of 1,000 certificates costs a tenth
+//! of a second of CPU. The kernel changes a file's ctime with every change of its content, mode or
+//! owner, a directory's with every entry that comes, goes or is replaced, and nobody can set it
+//! back. So between two full looks, which come every hour, what has the same inode, size and times
+//! counts as read: to the agent, which looks every minute, and to the next process, since what was
+//! seen is kept in `seen.cache`.
 
 use std::collections::BTreeMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash as _, Hasher};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{self, AtFlags, Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 
-use super::record::{ATTEMPTS, DEPLOY, ORDER};
-use super::{GENERATIONS, Store, generation};
-use crate::config::{Certificate, Config};
+use super::observe::in_shares;
+use super::recall::Kept;
+use super::{CERTIFICATES, GENERATIONS, Store};
+use crate::config::{Certificate, Config, Layout, Target};
 use crate::event::Event;
 use crate::name::CertName;
-use crate::plan::{Observed, OutputState, Snapshot};
+use crate::plan::{Observed, ObservedTarget, OutputState, Snapshot};
 use crate::time::Timestamp;
 
 /// What the files of each certificate looked like from outside when they were last read
 #[derive(Debug, Default)]
 pub struct Stamps {
-    by_certificate: BTreeMap<CertName, u64>,
-    read_all_at: Option<Timestamp>,
+    pub(super) by_certificate: BTreeMap<CertName, u64>,
+    pub(super) read_all_at: Option<Timestamp>,
+    /// Whether `seen.cache` has other ones
+    pub(super) are_news: bool,
 }
 
 impl Store {
-    /// Look at every certificate of the configuration, reading only what was touched since `before`
+    /// Look at every certificate for the first time in this process
+    ///
+    /// What a process before it saw, and nobody touched since, is not read again. With
+    /// `alone`, which takes the exclusive lock, what an interrupted process left of the others is
+    /// put right first.
+    pub fn first_look(
+        &self,
+        config: &Config,
+        now: Timestamp,
+        alone: bool,
+        report: &mut dyn FnMut(Event),
+    ) -> (Snapshot, Stamps) {
+        let kept = self.recall().filter(|kept| is_recent(kept.read_all_at(), now));
+        let mut stamps = match &kept {
+            Some(kept) => Stamps { read_all_at: Some(kept.read_all_at()), ..Stamps::default() },
+            None => Stamps::new(now),
+        };
+        let lines = kept.as_ref().map(Kept::lines).unwrap_or_default();
+        let certificates: Vec<_> = config.certificates.values().collect();
+        let look = self.look_from_outside(now);
+        let seen = in_shares(&certificates, |certificates| {
+            let seen = |certificate: &&Certificate| {
+                let line = lines.get(certificate.name.as_str())?;
+                let same = look.stamp(certificate) == Some(line.stamp);
+                same.then(|| line.seen()).flatten().map(|seen| (line.stamp, seen))
+            };
+            certificates.iter().map(seen).collect::<Vec<_>>()
+        });
+        let mut same = Vec::with_capacity(certificates.len());
+        let mut touched = Vec::new();
+        for (certificate, seen) in certificates.into_iter().zip(seen.into_iter().flatten()) {
+            match seen {
+                Some((stamp, seen)) => {
+                    stamps.by_certificate.insert(certificate.name.clone(), stamp);
+                    same.push((certificate.name.clone(), seen));
+                }
+                None => touched.push(certificate),
+            }
+        }
+        if alone {
+            self.recover(&touched, report);
+        }
+        let snapshot = self.read_touched(same, touched, &mut stamps, now, report);
+        (snapshot, stamps)
+    }
+
+    /// Look at every certificate again, reading only what was touched since `before`
     ///
     /// `before` must come from the same configuration, or `stamps` be new. Every hour, and when
     /// the clock went back, everything is read.
@@ -42,88 +92,117 @@ impl Store {
         now: Timestamp,
         report: &mut dyn FnMut(Event),
     ) -> Snapshot {
-        let is_fresh = |at: Timestamp| at <= now && now.since(at) < READ_ALL_EVERY;
-        if !stamps.read_all_at.is_some_and(is_fresh) {
-            *stamps = Stamps { read_all_at: Some(now), ..Stamps::default() };
+        if !stamps.read_all_at.is_some_and(|at| is_recent(at, now)) {
+            *stamps = Stamps::new(now);
         }
-        let mut seen_again = Vec::new();
+        let look = self.look_from_outside(now);
+        let mut same = Vec::with_capacity(config.certificates.len());
         let mut touched = Vec::new();
         for (name, certificate) in &config.certificates {
             let known = before.certificates.remove(name).zip(stamps.by_certificate.get(name));
             match known {
-                Some((seen, stamp)) if self.stamp(certificate, &seen, now) == Some(*stamp) => {
-                    seen_again.push((name.clone(), seen));
+                Some((seen, stamp)) if look.stamp(certificate) == Some(*stamp) => {
+                    same.push((name.clone(), seen));
                 }
                 _ => touched.push(certificate),
             }
         }
+        self.read_touched(same, touched, stamps, now, report)
+    }
+
+    fn read_touched(
+        &self,
+        same: Vec<(CertName, Observed)>,
+        touched: Vec<&Certificate>,
+        stamps: &mut Stamps,
+        now: Timestamp,
+        report: &mut dyn FnMut(Event),
+    ) -> Snapshot {
         let read = self.observe_these(&touched, report);
+        let look = self.look_from_outside(now);
         for certificate in touched {
-            let seen = read.certificates.get(&certificate.name);
-            let stamp = seen.and_then(|seen| self.stamp(certificate, seen, now));
-            match stamp {
+            let seen = read.certificates.get(&certificate.name).filter(|seen| is_calm(seen));
+            let stamp = seen.and_then(|_| look.stamp(certificate));
+            let before = match stamp {
                 Some(stamp) => stamps.by_certificate.insert(certificate.name.clone(), stamp),
                 None => stamps.by_certificate.remove(&certificate.name),
             };
+            stamps.are_news |= before != stamp;
         }
         // Collected and not inserted: a map that is built at once has no half-empty nodes.
-        Snapshot { certificates: seen_again.into_iter().chain(read.certificates).collect() }
+        Snapshot { certificates: same.into_iter().chain(read.certificates).collect() }
     }
 
-    /// One number for the inodes, sizes and times of all that a calm observation was made of
+    fn look_from_outside(&self, now: Timestamp) -> Look {
+        let home = open(&self.0.root.join(CERTIFICATES));
+        Look { home, before: now.as_seconds() - SETTLED }
+    }
+}
+
+impl Stamps {
+    /// None yet, for a look that reads everything now
+    fn new(now: Timestamp) -> Self {
+        Self { read_all_at: Some(now), are_news: true, by_certificate: BTreeMap::new() }
+    }
+}
+
+fn is_recent(read_all_at: Timestamp, now: Timestamp) -> bool {
+    read_all_at <= now && now.since(read_all_at) < READ_ALL_EVERY
+}
+
+/// Whether everything is whole and in its place, so that only a change from outside can matter
+fn is_calm(seen: &Observed) -> bool {
+    let current = |target: &ObservedTarget| target.outputs == OutputState::Current;
+    seen.held.is_some()
+        && seen.damaged.is_none()
+        && seen.order.is_none()
+        && seen.targets.values().all(|target| current(target))
+}
+
+/// A look at inodes, sizes and times that reads nothing
+struct Look {
+    /// The directories of all certificates
+    home: Option<OwnedFd>,
+    /// What changed at this second or later may change again unseen: a clock has its grain
+    before: i64,
+}
+
+impl Look {
+    /// One number for all that an observation of a certificate is made of
     ///
-    /// `None` unless everything was in place and nothing has changed since shortly before `now`,
-    /// when the look began.
-    fn stamp(&self, certificate: &Certificate, seen: &Observed, now: Timestamp) -> Option<u64> {
-        let held = seen.held.as_ref()?;
-        if seen.damaged.is_some() || seen.order.is_some() {
-            return None;
-        }
-        let mut seal = Seal { hasher: DefaultHasher::new(), before: now.as_seconds() - SETTLED };
-        // Relative to open directories: the walk along a long path costs more than the look.
-        let home = open(&self.certificate_path(&certificate.name))?;
-        for file in [ATTEMPTS, ORDER, DEPLOY] {
-            seal.record(&home, file)?;
-        }
-        seal.add(&lstat(&home, GENERATIONS)?)?;
-        let mut numbers = vec![held.meta.number];
+    /// `None` unless nothing has changed since shortly before the look began. Records and
+    /// generations are looked at by their directories: only certkeep writes them, and it replaces
+    /// and never rewrites.
+    fn stamp(&self, certificate: &Certificate) -> Option<u64> {
+        let home = self.home.as_ref()?;
+        let mut seal = Seal { gathered: Gathered(Vec::with_capacity(1024)), before: self.before };
+        let name = certificate.name.as_str();
+        seal.add(&lstat(home, name)?)?;
+        seal.add(&lstat(home, format!("{name}/{GENERATIONS}"))?)?;
         for target in &certificate.targets {
-            let found = seen.targets.get(&target.name)?;
-            if found.outputs != OutputState::Current {
-                return None;
-            }
-            let installed = found.record.installed_at.map(|_| found.record.generation);
-            numbers.extend(installed.or(found.record.previous));
-            let mut parent: Option<(&Path, OwnedFd)> = None;
-            for output in &target.outputs {
-                let (path, name) = (output.path.parent()?, output.path.file_name()?);
-                let dir = match parent.take() {
-                    Some((known, dir)) if known == path => dir,
-                    _ => open(path)?,
-                };
-                let link = lstat(&dir, name)?;
-                seal.add(&link)?;
-                if fs::FileType::from_raw_mode(link.st_mode).is_symlink() {
-                    seal.add(&fs::statat(&dir, name, AtFlags::empty()).ok()?)?;
-                }
-                parent = Some((path, dir));
-            }
+            seal.outputs(target)?;
         }
-        numbers.sort_unstable();
-        numbers.dedup();
-        for number in numbers {
-            let folder = format!("{GENERATIONS}/{}", generation::directory_name(number));
-            for file in generation::FILES {
-                seal.add(&lstat(&home, format!("{folder}/{file}"))?)?;
-            }
-        }
-        Some(seal.hasher.finish())
+        Some(seal.gathered.finish())
+    }
+}
+
+/// Hashes all at once what it is given: a hundred small numbers one by one take five times as long
+struct Gathered(Vec<u8>);
+
+impl Hasher for Gathered {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.extend_from_slice(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&self.0);
+        hasher.finish()
     }
 }
 
 struct Seal {
-    hasher: DefaultHasher,
-    /// What changed at this second or later may change again unseen: a clock has its grain
+    gathered: Gathered,
     before: i64,
 }
 
@@ -131,20 +210,39 @@ impl Seal {
     fn add(&mut self, stat: &Stat) -> Option<()> {
         let identity = (stat.st_dev, stat.st_ino, stat.st_size);
         let times = (stat.st_mtime, stat.st_mtime_nsec, stat.st_ctime, stat.st_ctime_nsec);
-        (identity, times).hash(&mut self.hasher);
+        (identity, times).hash(&mut self.gathered);
         (stat.st_ctime < self.before).then_some(())
     }
 
-    /// A file that need not be there
-    fn record(&mut self, home: &OwnedFd, file: &str) -> Option<()> {
-        match fs::statat(home, file, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => self.add(&stat),
-            Err(Errno::NOENT) => {
-                0.hash(&mut self.hasher);
-                Some(())
+    /// The files of a target, and what the configuration wants of them
+    fn outputs(&mut self, target: &Target) -> Option<()> {
+        (&target.name, &target.layout, &target.outputs).hash(&mut self.gathered);
+        // Relative to open directories: the walk along a long path costs more than the look.
+        let mut parent: Option<(&Path, OwnedFd)> = None;
+        for output in &target.outputs {
+            let (path, name) = (output.path.parent()?, output.path.file_name()?);
+            let dir = match parent.take() {
+                Some((known, dir)) if known == path => dir,
+                _ => {
+                    let dir = open(path)?;
+                    // Tells of every symlink in it, of which others may have many here.
+                    if let Layout::Dir(_) = target.layout {
+                        self.add(&fs::fstat(&dir).ok()?)?;
+                    }
+                    dir
+                }
+            };
+            if !matches!(target.layout, Layout::Dir(_)) {
+                self.add(&lstat(&dir, name)?)?;
             }
-            Err(_) => None,
+            if target.layout != Layout::Copy {
+                let behind = fs::statat(&dir, name, AtFlags::empty()).ok()?;
+                self.add(&behind)?;
+                FileType::from_raw_mode(behind.st_mode).is_file().then_some(())?;
+            }
+            parent = Some((path, dir));
         }
+        Some(())
     }
 }
 
@@ -168,6 +266,7 @@ const SETTLED: i64 = 3;
 mod tests {
     use super::*;
     use crate::config::Layout;
+    use crate::record::{DeployRecord, TargetRecord, VERSION};
     use crate::store::fixture::{self, Place};
 
     #[test]
@@ -224,6 +323,66 @@ mod tests {
         assert_eq!(second.certificates[&host.certificate.name].attempts.failures, 3);
     }
 
+    #[test]
+    fn the_next_process_reads_only_what_was_touched_since() {
+        let host = Host::new();
+        let now = host.settled();
+        host.keep_marked(now);
+        assert_eq!(host.recalled(now).attempts.failures, 77, "not read again");
+        let record = TargetRecord { generation: 1, ..TargetRecord::default() };
+        let targets = [(host.certificate.targets[0].name.clone(), record)].into();
+        let name = &host.certificate.name;
+        host.store.write_deploy(name, &DeployRecord { version: VERSION, targets }).unwrap();
+        assert_eq!(host.recalled(now).attempts.failures, 0, "read again");
+    }
+
+    #[test]
+    fn what_is_kept_for_the_next_process_may_be_lost_damaged_or_of_another_version() {
+        let host = Host::new();
+        let now = host.settled();
+        host.keep_marked(now);
+        let path = host.store.path().join("seen.cache");
+        let kept = std::fs::read_to_string(&path).unwrap();
+        let (head, line) = kept.split_once('\n').unwrap();
+        for damaged in [
+            String::new(),
+            "junk".to_owned(),
+            head.to_owned(),
+            format!("{head}\n{}", &line[..line.len() / 2]),
+            kept.replace("\"program\":\"", "\"program\":\"9."),
+            kept.replace("\"version\":1", "\"version\":2"),
+        ] {
+            std::fs::write(&path, &damaged).unwrap();
+            assert_eq!(host.recalled(now).attempts.failures, 0, "{damaged}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(host.recalled(now).attempts.failures, 0);
+    }
+
+    #[test]
+    fn whoever_looks_at_a_few_does_not_forget_the_others() {
+        let host = Host::new();
+        let now = host.settled();
+        host.keep_marked(now);
+        let nobody = host.place.config(&[]);
+        let (snapshot, mut stamps) = host.store.first_look(&nobody, now, true, &mut |_| ());
+        stamps.are_news = true;
+        host.store.remember(&snapshot, &mut stamps).unwrap();
+        assert_eq!(host.recalled(now).attempts.failures, 77);
+    }
+
+    #[test]
+    fn a_changed_wish_for_the_files_is_not_taken_for_seen() {
+        let mut host = Host::new();
+        let now = host.settled();
+        host.keep_marked(now);
+        host.certificate.targets[0].outputs[0].mode = 0o600;
+        host.config = host.place.config(std::slice::from_ref(&host.certificate));
+        let seen = host.recalled(now);
+        let state = &seen.targets[&host.certificate.targets[0].name].outputs;
+        assert!(matches!(state, OutputState::Differs { .. }), "{state:?}");
+    }
+
     struct Host {
         place: Place,
         store: Store,
@@ -250,6 +409,21 @@ mod tests {
 
         fn look(&self, before: Snapshot, stamps: &mut Stamps, now: Timestamp) -> Snapshot {
             self.store.observe_again(&self.config, before, stamps, now, &mut |_| ())
+        }
+
+        /// Keep what is seen for the next process, with a mark that is not on the disk
+        fn keep_marked(&self, now: Timestamp) {
+            let (mut snapshot, mut stamps) =
+                self.store.first_look(&self.config, now, true, &mut |_| ());
+            let seen = snapshot.certificates.get_mut(&self.certificate.name).unwrap();
+            seen.attempts.failures = 77;
+            self.store.remember(&snapshot, &mut stamps).unwrap();
+        }
+
+        /// What the next process sees
+        fn recalled(&self, now: Timestamp) -> Observed {
+            let (mut snapshot, _) = self.store.first_look(&self.config, now, true, &mut |_| ());
+            snapshot.certificates.remove(&self.certificate.name).unwrap()
         }
 
         fn outputs<'a>(&self, snapshot: &'a Snapshot) -> &'a OutputState {

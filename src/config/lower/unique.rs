@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::fault::{At, Faults};
@@ -35,7 +36,7 @@ pub(super) fn outputs(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &m
     let mut clashes = Clashes { in_dirs: HashSet::new(), faults };
     for output in outputs() {
         let path = output.path.display();
-        if state_dir.is_some_and(|state_dir| output.path.starts_with(state_dir)) {
+        if state_dir.is_some_and(|state_dir| is_within(output.path, state_dir)) {
             let message =
                 format!("`{path}` is in the state directory, which certkeep keeps for itself");
             clashes.add(&output, message, "choose a path outside `state_dir`");
@@ -45,18 +46,28 @@ pub(super) fn outputs(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &m
             clashes.add(&output, message, "give each output a path of its own");
         }
     }
+    let mut looked_up: (Option<&Path>, Option<(&Path, &str)>) = (None, None);
     for output in outputs() {
-        // As plain strings: comparing paths would take each apart again.
-        let above =
-            output.path.ancestors().skip(1).find_map(|above| {
-                owners.get(above.as_os_str()).map(|owner| (above.display(), owner))
-            });
-        if let Some((above, owner)) = above {
-            let path = output.path.display();
+        // The files of a certificate are often in one directory.
+        let parent = output.path.parent();
+        if looked_up.0.map(Path::as_os_str) != parent.map(Path::as_os_str) {
+            let above = parent.into_iter().flat_map(Path::ancestors);
+            // As plain strings: comparing paths would take each apart again.
+            let mut owned = above.filter_map(|p| owners.get(p.as_os_str()).map(|o| (p, *o)));
+            looked_up = (parent, owned.next());
+        }
+        if let Some((above, owner)) = looked_up.1 {
+            let (path, above) = (output.path.display(), above.display());
             let message = format!("`{path}` is below `{above}`, which is a file of `{owner}`");
             clashes.add(&output, message, "move one of the two");
         }
     }
+}
+
+/// As [`Path::starts_with`], of two paths in the form that `lower` gives them
+fn is_within(path: &Path, directory: &Path) -> bool {
+    let rest = path.as_os_str().as_bytes().strip_prefix(directory.as_os_str().as_bytes());
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
 }
 
 /// An output, and how it is found in the file

@@ -179,7 +179,7 @@ fn many_certificates_are_each_seen_once() {
     let broken = store.ensure_certificate_dir(&fixture::name("c150")).unwrap();
     std::fs::write(broken.join(DEPLOY), "{").unwrap();
     let mut events = Vec::new();
-    let snapshot = store.observe(&config, &mut |event| events.push(event));
+    let snapshot = store.first_look(&config, now(), false, &mut |event| events.push(event)).0;
     assert_eq!(snapshot.certificates.len(), 201);
     assert!(snapshot.certificates[&template.name].held.is_some());
     assert!(matches!(events.as_slice(), [Event::Quarantined { .. }]), "{events:?}");
