@@ -371,7 +371,7 @@ pub struct Endpoint {
     /// The TCP port
     pub port: u16,
     /// The one address to connect to, in place of every A and AAAA of the host
-    pub connect: Option<SocketAddr>,
+    pub connect: Option<Address>,
     /// How long after the reload the certificate must be seen
     pub within: Duration,
 }
@@ -381,6 +381,31 @@ impl std::fmt::Display for Endpoint {
         match &self.host {
             Identifier::Ip(std::net::IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
             host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+/// Where a connection goes
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Address {
+    /// A TCP port of an IP address
+    Tcp(SocketAddr),
+    /// A stream socket in this host's file system
+    Unix(PathBuf),
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+/// As it is written in the configuration
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
 }

@@ -9,7 +9,6 @@ mod handshake;
 mod tally;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
@@ -18,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cert::Fingerprint;
-use crate::config::Endpoint;
+use crate::config::{Address, Endpoint};
 use crate::failure::{Failure, Step};
 use crate::name::Identifier;
 use crate::text::External;
@@ -38,7 +37,7 @@ pub struct Prober {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Served {
     /// The address
-    pub address: SocketAddr,
+    pub address: Address,
     /// The chain that it sent, or why there is none
     pub outcome: Result<ServedChain, ProbeError>,
 }
@@ -91,7 +90,7 @@ impl Prober {
         limit: Duration,
     ) -> Result<Vec<Served>, ProbeError> {
         let addresses = resolve(endpoint, limit).await?;
-        Ok(self.probe_each(&endpoint.host, addresses, limit).await)
+        Ok(self.probe_each(endpoint, addresses, limit).await)
     }
 
     /// Look at an endpoint until each of its addresses serves the leaf; returns how many they are
@@ -105,13 +104,15 @@ impl Prober {
     ///
     /// ```no_run
     /// use certkeep::probe::{Prober, Wanted};
-    /// # use certkeep::{cert::Fingerprint, config::Endpoint, name::Identifier};
+    /// # use certkeep::cert::Fingerprint;
+    /// # use certkeep::config::{Address, Endpoint};
+    /// # use certkeep::name::Identifier;
     ///
     /// # async fn example(leaf: Fingerprint, previous: Fingerprint) {
     /// let endpoint = Endpoint {
     ///     host: Identifier::parse("example.com").unwrap(),
     ///     port: 443,
-    ///     connect: Some("127.0.0.1:443".parse().unwrap()),
+    ///     connect: Some(Address::Tcp("127.0.0.1:443".parse().unwrap())),
     ///     within: std::time::Duration::from_secs(30),
     /// };
     /// match Prober::new().verify(&endpoint, Wanted { leaf, previous: Some(previous) }).await {
@@ -151,15 +152,15 @@ impl Prober {
             tally.resolved(resolve(tally.endpoint(), limit).await);
         }
         let open = tally.open();
-        for served in self.probe_each(&tally.endpoint().host, open, limit).await {
+        for served in self.probe_each(tally.endpoint(), open, limit).await {
             tally.take(served);
         }
     }
 
     async fn probe_each(
         &self,
-        host: &Identifier,
-        addresses: Vec<SocketAddr>,
+        endpoint: &Endpoint,
+        addresses: Vec<Address>,
         limit: Duration,
     ) -> Vec<Served> {
         let mut waiting = addresses.into_iter();
@@ -167,9 +168,9 @@ impl Prober {
         let mut served = Vec::with_capacity(waiting.len());
         loop {
             for address in waiting.by_ref().take(AT_ONCE - running.len()) {
-                let (handshake, host) = (self.handshake.clone(), host.clone());
+                let (handshake, endpoint) = (self.handshake.clone(), endpoint.clone());
                 running.spawn(async move {
-                    let outcome = handshake.with(&host, address, limit).await;
+                    let outcome = handshake.with(&endpoint, &address, limit).await;
                     Served { address, outcome }
                 });
             }
@@ -183,7 +184,7 @@ impl Prober {
                 None => break,
             }
         }
-        served.sort_unstable_by_key(|one| one.address);
+        served.sort_unstable_by(|one, other| one.address.cmp(&other.address));
         served
     }
 }
@@ -195,10 +196,12 @@ impl Default for Prober {
 }
 
 /// Every address of an endpoint, each once
-async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<SocketAddr>, ProbeError> {
+async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<Address>, ProbeError> {
     let name = match (&endpoint.connect, &endpoint.host) {
-        (Some(address), _) => return Ok(vec![*address]),
-        (None, Identifier::Ip(address)) => return Ok(vec![(*address, endpoint.port).into()]),
+        (Some(address), _) => return Ok(vec![address.clone()]),
+        (None, Identifier::Ip(address)) => {
+            return Ok(vec![Address::Tcp((*address, endpoint.port).into())]);
+        }
         (None, Identifier::Dns(name)) => name.as_str(),
     };
     let found = match timeout(limit.min(RESOLVE), lookup_host((name, endpoint.port))).await {
@@ -206,7 +209,7 @@ async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<SocketAddr>
         Ok(Err(error)) => return Err(ProbeError::Unresolved(External::new(error.to_string()))),
         Err(_elapsed) => return Err(ProbeError::Unresolved(External::new("no answer"))),
     };
-    let addresses: BTreeSet<_> = found.collect();
+    let addresses: BTreeSet<_> = found.map(Address::Tcp).collect();
     if addresses.is_empty() { Err(ProbeError::NoAddress) } else { Ok(Vec::from_iter(addresses)) }
 }
 

@@ -3,13 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot read its files has failed")]
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use certkeep::config::{
-    ChallengeMethod, Config, Content, Endpoint, Hook, Http01, KeyType, Layout, Process, Profile,
-    Reload, SecretSource, Share, Signal, Target, schema,
+    Address, ChallengeMethod, Config, Content, Endpoint, Hook, Http01, KeyType, Layout, Process,
+    Profile, Reload, SecretSource, Share, Signal, Target, schema,
 };
 use certkeep::name::{CertName, Identifier, IssuerName};
 use proptest::prelude::*;
@@ -134,15 +133,18 @@ fn every_value_arrives_where_it_is_meant() {
     assert_eq!(target.check, Some(hook("/etc/certkeep/hooks/check", &["5"], 90)));
     let reload = Reload::Command(hook("/usr/bin/true", &["", "two words"], 10));
     assert_eq!(target.reload, Some(reload));
-    let endpoint = |host, port, connect: Option<&str>, within| Endpoint {
+    let endpoint = |host, port, connect: Option<Address>, within| Endpoint {
         host: Identifier::parse(host).unwrap(),
         port,
-        connect: connect.map(|text| text.parse::<SocketAddr>().unwrap()),
+        connect,
         within: Duration::from_secs(within),
     };
+    let local = Address::Tcp("[::1]:443".parse().unwrap());
+    let socket = Address::Unix("/run/app.sock".into());
     let expected = [
         endpoint("2001:db8::1", 8443, None, 300),
-        endpoint("example.com", 443, Some("[::1]:443"), 90),
+        endpoint("example.com", 443, Some(local), 90),
+        endpoint("example.com", 443, Some(socket), 300),
     ];
     assert_eq!(target.verify, expected);
 

@@ -2,14 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
+mod support;
+
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use certkeep::cert::Fingerprint;
-use certkeep::config::Endpoint;
+use certkeep::config::{Address, Endpoint};
 use certkeep::failure::{FailureClass, Step};
 use certkeep::name::Identifier;
 use certkeep::probe::{ProbeError, Prober, Protocol, Wanted};
@@ -23,8 +26,9 @@ use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 use rustls_pki_types::PrivateKeyDer;
+use support::nginx::nginx;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, lookup_host};
+use tokio::net::{TcpListener, TcpStream, UnixListener, lookup_host};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
@@ -33,6 +37,7 @@ use tokio_rustls::TlsAcceptor;
 struct Pair {
     leaf: Fingerprint,
     certified: Arc<CertifiedKey>,
+    pem: (String, String),
 }
 
 impl Pair {
@@ -48,17 +53,29 @@ impl Pair {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         change(&mut params);
         let key = KeyPair::generate_for(algorithm).unwrap();
-        let certificate = params.self_signed(&key).unwrap().der().clone();
+        let certificate = params.self_signed(&key).unwrap();
+        let pem = (certificate.pem(), key.serialize_pem());
+        let certificate = certificate.der().clone();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let key = default_provider().key_provider.load_private_key(key).unwrap();
         let leaf = Fingerprint::of(&certificate);
-        Self { leaf, certified: Arc::new(CertifiedKey::new(vec![certificate], key)) }
+        Self { leaf, certified: Arc::new(CertifiedKey::new(vec![certificate], key)), pem }
+    }
+
+    /// This certificate and its key in two files
+    fn in_files(&self, folder: &Path) -> (PathBuf, PathBuf) {
+        let path = |end| folder.join(format!("{}.{end}", self.leaf.short()));
+        let (certificate, key) = (path("pem"), path("key"));
+        support::write(&certificate, &self.pem.0);
+        support::write(&key, &self.pem.1);
+        (certificate, key)
     }
 
     /// This certificate, with the key of another
     fn with_key_of(&self, other: &Self) -> Self {
         let (chain, key) = (self.certified.cert.clone(), Arc::clone(&other.certified.key));
-        Self { leaf: self.leaf, certified: Arc::new(CertifiedKey::new(chain, key)) }
+        let certified = Arc::new(CertifiedKey::new(chain, key));
+        Self { leaf: self.leaf, certified, pem: self.pem.clone() }
     }
 }
 
@@ -152,7 +169,7 @@ impl Server {
 
     fn endpoint(&self, host: &str, within: Duration) -> Endpoint {
         let host = Identifier::parse(host).unwrap();
-        Endpoint { host, port: 1, connect: Some(self.address), within }
+        Endpoint { host, port: 1, connect: Some(self.address.into()), within }
     }
 
     fn connections(&self) -> usize {
@@ -189,7 +206,7 @@ fn server_config(
 async fn outcome(server: &Server, host: &str) -> Result<(Fingerprint, Protocol), ProbeError> {
     let endpoint = server.endpoint(host, Duration::ZERO);
     let [served] = Prober::new().probe(&endpoint, PATIENCE).await.unwrap().try_into().unwrap();
-    assert_eq!(served.address, server.address);
+    assert_eq!(served.address, Address::Tcp(server.address));
     served.outcome.map(|chain| {
         assert_eq!(Fingerprint::of(&chain.chain[0]), chain.leaf);
         (chain.leaf, chain.protocol)
@@ -295,6 +312,49 @@ async fn nobody_listening_is_told_with_the_address() {
     assert_eq!((failure.step, &failure.class), (Step::Verify, &FailureClass::Retry));
     let expected = format!("{address} refuses the connection");
     assert!(failure.summary.as_str().ends_with(&expected), "{failure}");
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_an_address_too_and_named_when_it_is_gone() {
+    // Not below the target directory, whose path may be too long for a socket.
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("nginx.sock");
+    let pair = Pair::new("a.test");
+    let (certificate, key) = pair.in_files(folder.path());
+    let nginx = nginx(certificate, key).with_socket(&socket).start();
+    let host = Identifier::parse("a.test").unwrap();
+    let connect = Some(Address::Unix(socket.clone()));
+    let endpoint = Endpoint { host, port: 443, connect, within: PATIENCE };
+    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
+
+    drop(nginx);
+    std::fs::remove_file(&socket).ok();
+    let endpoint = Endpoint { within: Duration::from_millis(100), ..endpoint };
+    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    let expected = format!("unix:{} cannot be reached: there is no such socket", socket.display());
+    assert!(failure.summary.as_str().ends_with(&expected), "{failure}");
+}
+
+#[tokio::test]
+async fn a_name_is_asked_for_over_a_unix_socket_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("server.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let asked_for: Arc<Mutex<Vec<_>>> = Arc::default();
+    let resolver = Resolver { pair: Some(Pair::new("a.test")), asked_for: Arc::clone(&asked_for) };
+    let config = server_config(&[&TLS13], ClientCertificate::Unasked, resolver);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        TlsAcceptor::from(Arc::new(config)).accept(stream).await.unwrap();
+    });
+    let host = Identifier::parse("a.test").unwrap();
+    let connect = Some(Address::Unix(socket));
+    let endpoint = Endpoint { host, port: 443, connect, within: Duration::ZERO };
+    let seen = Prober::new().probe(&endpoint, PATIENCE).await.unwrap();
+    assert!(seen[0].outcome.is_ok(), "{seen:?}");
+    assert_eq!(*asked_for.lock().unwrap(), [Some("a.test".to_owned())]);
 }
 
 #[tokio::test]

@@ -334,7 +334,7 @@ pub(super) struct RawEndpoint {
     #[schemars(required)]
     pub(super) endpoint: Option<Text>,
     /// The one address and port to connect to, instead of every address of the host, such as
-    /// `127.0.0.1:443`.
+    /// `127.0.0.1:443`, or a Unix socket, such as `unix:/run/app.sock`.
     pub(super) connect: Option<Text>,
     /// How long after the reload the old certificate may still be served.
     #[schemars(with = "Option<Text>", extend("default" = "60s"))]

@@ -46,13 +46,16 @@ pub enum ProbeError {
 
 impl ProbeError {
     pub(super) fn connection(error: &io::Error) -> Self {
-        use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+        use io::ErrorKind::{
+            ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound, TimedOut,
+        };
         match error.kind() {
             ConnectionRefused => Self::Refused,
             TimedOut => Self::Silent,
             HostUnreachable | NetworkUnreachable => Self::Unreachable(External::new(
                 "there is no route from here; `connect` can name another address",
             )),
+            NotFound => Self::Unreachable(External::new("there is no such socket")),
             _ => Self::Unreachable(External::new(error.to_string())),
         }
     }

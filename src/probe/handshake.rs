@@ -1,6 +1,6 @@
 //! One handshake with one address.
 
-use std::net::SocketAddr;
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use rustls::crypto::{
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::{ProbeError, Protocol, ServedChain};
 use crate::cert::Fingerprint;
+use crate::config::{Address, Endpoint};
 use crate::name::Identifier;
 use crate::text::External;
 
@@ -49,16 +50,29 @@ impl Handshake {
     /// Connect, shake hands, and tell the chain that the server proved to have the key of
     pub(super) async fn with(
         &self,
-        host: &Identifier,
-        address: SocketAddr,
+        endpoint: &Endpoint,
+        address: &Address,
         limit: Duration,
     ) -> Result<ServedChain, ProbeError> {
-        let name = server_name(host)?;
-        let stream = match timeout(limit.min(CONNECT), TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(ProbeError::connection(&error)),
-            Err(_elapsed) => return Err(ProbeError::Silent),
-        };
+        match address {
+            Address::Tcp(address) => {
+                let stream = connected(TcpStream::connect(address), limit).await?;
+                self.over(stream, endpoint, limit).await
+            }
+            Address::Unix(path) => {
+                let stream = connected(UnixStream::connect(path), limit).await?;
+                self.over(stream, endpoint, limit).await
+            }
+        }
+    }
+
+    async fn over<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        endpoint: &Endpoint,
+        limit: Duration,
+    ) -> Result<ServedChain, ProbeError> {
+        let name = server_name(&endpoint.host)?;
         let witness = Arc::new(Witness::new(self.provider.signature_verification_algorithms));
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(Arc::<Witness>::clone(&witness));
@@ -76,6 +90,17 @@ impl Handshake {
             },
             Err(_elapsed) => Err(ProbeError::SilentHandshake),
         }
+    }
+}
+
+async fn connected<S>(
+    connecting: impl Future<Output = io::Result<S>>,
+    limit: Duration,
+) -> Result<S, ProbeError> {
+    match timeout(limit.min(CONNECT), connecting).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(ProbeError::connection(&error)),
+        Err(_elapsed) => Err(ProbeError::Silent),
     }
 }
 

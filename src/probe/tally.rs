@@ -1,11 +1,10 @@
 //! What was seen of an endpoint so far, and whether that is enough.
 
 use std::fmt;
-use std::net::SocketAddr;
 
 use super::{ProbeError, Served, ServedChain, Wanted};
 use crate::cert::describe;
-use crate::config::Endpoint;
+use crate::config::{Address, Endpoint};
 
 /// Displayed, it says what is wrong
 #[derive(Debug)]
@@ -19,7 +18,7 @@ pub(super) struct Tally<'a> {
 
 #[derive(Debug)]
 struct Seen {
-    address: SocketAddr,
+    address: Address,
     /// What was seen last
     outcome: Option<Result<ServedChain, ProbeError>>,
     /// How often in a row it was what is wanted
@@ -31,7 +30,7 @@ impl<'a> Tally<'a> {
         Self { endpoint, wanted, unresolved: None, addresses: Vec::new() }
     }
 
-    pub(super) fn resolved(&mut self, result: Result<Vec<SocketAddr>, ProbeError>) {
+    pub(super) fn resolved(&mut self, result: Result<Vec<Address>, ProbeError>) {
         match result {
             Ok(addresses) => {
                 let unseen = |address| Seen { address, outcome: None, good: 0 };
@@ -58,9 +57,9 @@ impl<'a> Tally<'a> {
     }
 
     /// The addresses that must be asked again
-    pub(super) fn open(&self) -> Vec<SocketAddr> {
+    pub(super) fn open(&self) -> Vec<Address> {
         let open = self.addresses.iter().filter(|seen| !seen.is_settled());
-        open.map(|seen| seen.address).collect()
+        open.map(|seen| seen.address.clone()).collect()
     }
 
     /// How many addresses serve what is wanted, when all of them do
@@ -143,8 +142,8 @@ mod tests {
         Endpoint { host, port: 443, connect: None, within: Duration::ZERO }
     }
 
-    fn address(last: u8) -> SocketAddr {
-        ([192, 0, 2, last], 443).into()
+    fn address(last: u8) -> Address {
+        Address::Tcp(([192, 0, 2, last], 443).into())
     }
 
     #[test]

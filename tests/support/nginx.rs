@@ -23,17 +23,33 @@ pub(crate) struct Nginx {
 #[derive(Clone, Debug)]
 #[must_use]
 pub(crate) struct Sites {
-    fullchain: PathBuf,
-    key: PathBuf,
+    pairs: Vec<(PathBuf, PathBuf)>,
+    socket: Option<PathBuf>,
     webroot: Option<(SocketAddr, PathBuf)>,
 }
 
 /// Begin with one TLS server on this pair of files
 pub(crate) fn nginx(fullchain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Sites {
-    Sites { fullchain: fullchain.into(), key: key.into(), webroot: None }
+    Sites { pairs: vec![(fullchain.into(), key.into())], socket: None, webroot: None }
 }
 
 impl Sites {
+    /// Serve a pair with another kind of key to those who ask for it
+    pub(crate) fn with_pair(
+        mut self,
+        fullchain: impl Into<PathBuf>,
+        key: impl Into<PathBuf>,
+    ) -> Self {
+        self.pairs.push((fullchain.into(), key.into()));
+        self
+    }
+
+    /// Listen on a Unix socket as well
+    pub(crate) fn with_socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
+    }
+
     /// Serve the files of a directory over plain HTTP as well
     pub(crate) fn with_webroot(mut self, at: SocketAddr, folder: impl Into<PathBuf>) -> Self {
         self.webroot = Some((at, folder.into()));
@@ -76,7 +92,18 @@ impl Sites {
 
     fn settings(&self, folder: &Path, address: SocketAddr) -> String {
         let folder = folder.display();
-        let (fullchain, key) = (self.fullchain.display(), self.key.display());
+        let pairs: String = self
+            .pairs
+            .iter()
+            .map(|(fullchain, key)| {
+                let (fullchain, key) = (fullchain.display(), key.display());
+                format!("ssl_certificate {fullchain};\nssl_certificate_key {key};\n")
+            })
+            .collect();
+        let socket = self
+            .socket
+            .as_ref()
+            .map_or_else(String::new, |path| format!("listen unix:{} ssl;", path.display()));
         let webroot = self.webroot.as_ref().map_or_else(String::new, |(at, root)| {
             format!("server {{ listen {at}; root {}; default_type text/plain; }}", root.display())
         });
@@ -95,8 +122,8 @@ impl Sites {
                uwsgi_temp_path {folder}/uwsgi;\n\
                server {{\n\
                  listen {address} ssl;\n\
-                 ssl_certificate {fullchain};\n\
-                 ssl_certificate_key {key};\n\
+                 {socket}\n\
+                 {pairs}\
                  location / {{ return 200 \"well\\n\"; }}\n\
                }}\n\
                {webroot}\n\

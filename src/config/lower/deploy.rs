@@ -9,7 +9,7 @@ use crate::config::lower::{Context, path, span};
 use crate::config::raw::{
     ArgvOr, RawDeploy, RawEndpoint, RawHook, RawReload, RawSignal, Text, TextOr, TextOrNumber,
 };
-use crate::config::{Endpoint, Hook, Process, Reload};
+use crate::config::{Address, Endpoint, Hook, Process, Reload};
 use crate::name::Identifier;
 
 type Deploy = (Option<Hook>, Option<Reload>, Vec<Endpoint>);
@@ -221,8 +221,8 @@ fn verify(
         match endpoint(raw, context, &at, faults) {
             Ok(endpoint) => {
                 let same = |known: &Endpoint| {
-                    (&known.host, known.port, known.connect)
-                        == (&endpoint.host, endpoint.port, endpoint.connect)
+                    (&known.host, known.port, &known.connect)
+                        == (&endpoint.host, endpoint.port, &endpoint.connect)
                 };
                 if endpoints.iter().any(same) {
                     let message = format!("`{endpoint}` is there already");
@@ -258,17 +258,37 @@ fn endpoint(
             Err(faults.missing(at, &["endpoint"], "is missing", remedy))
         }
     };
-    let connect = raw.connect.as_ref().map(|text| match text.parse::<SocketAddr>() {
-        Ok(address) if address.port() != 0 => Ok(address),
-        _ => Err(faults.value(
-            &at.key("connect"),
-            format!("`{}` is no address with a port", text.escape_debug()),
-            "write it in quotes, such as `\"127.0.0.1:443\"` or `\"[::1]:443\"`",
-        )),
-    });
+    let connect =
+        raw.connect.as_ref().map(|text| address(text, context.base, &at.key("connect"), faults));
     let within = raw.within.as_ref().map_or(default, |text| span(text, &at.key("within"), faults));
     let (host, port) = endpoint?;
     Ok(Endpoint { host, port, connect: connect.transpose()?, within: within? })
+}
+
+fn address(text: &Text, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Address, Refused> {
+    let shown = text.escape_debug();
+    let Some(socket) = text.strip_prefix("unix:") else {
+        return match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => Ok(Address::Tcp(address)),
+            _ => Err(faults.value(
+                at,
+                format!("`{shown}` is no address with a port"),
+                "write it in quotes, such as `\"127.0.0.1:443\"` or `\"[::1]:443\"`, or name a \
+                 socket: `unix:/run/app.sock`",
+            )),
+        };
+    };
+    if !socket.starts_with('/') {
+        let message = format!("`{shown}` does not name its socket from the root on");
+        return Err(faults.value(at, message, "write `unix:` and an absolute path"));
+    }
+    let path = path::file(&Text(socket.to_owned()), base, at, faults)?;
+    if path.as_os_str().len() > LONGEST_SOCKET {
+        let message = format!("`{shown}` is longer than the path of a socket can be");
+        let remedy = format!("use a path of at most {LONGEST_SOCKET} bytes");
+        return Err(faults.value(at, message, remedy));
+    }
+    Ok(Address::Unix(path))
 }
 
 fn host_port(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<(Identifier, u16), Refused> {
@@ -303,5 +323,8 @@ fn host_port(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<(Identifie
         Err(error) => refuse(error.to_string(), "correct the host's name"),
     }
 }
+
+/// <https://man7.org/linux/man-pages/man7/unix.7.html>
+const LONGEST_SOCKET: usize = 107;
 
 const SUFFIXES: [&str; 6] = ["service", "socket", "target", "path", "timer", "scope"];
