@@ -7,6 +7,7 @@
 mod error;
 mod handshake;
 mod tally;
+mod unseen;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,11 +19,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::cert::Fingerprint;
 use crate::config::{Address, Endpoint};
-use crate::failure::{Failure, Step};
 use crate::name::Identifier;
 use crate::text::External;
 
 pub use error::ProbeError;
+pub use unseen::{Seen, Unseen};
 
 use handshake::Handshake;
 use tally::Tally;
@@ -100,7 +101,7 @@ impl Prober {
     /// apart, got the leaf: while a server reloads, old workers go on for a moment.
     ///
     /// # Errors
-    /// Names each address that does not serve it and what it does instead.
+    /// What each address did last; its text names those that do not serve it.
     ///
     /// ```no_run
     /// use certkeep::probe::{Prober, Wanted};
@@ -117,17 +118,17 @@ impl Prober {
     /// };
     /// match Prober::new().verify(&endpoint, Wanted { leaf, previous: Some(previous) }).await {
     ///     Ok(addresses) => println!("served by {addresses} addresses"),
-    ///     Err(failure) => println!("{failure}"),
+    ///     Err(unseen) => println!("{unseen}"),
     /// }
     /// # }
     /// ```
-    pub async fn verify(&self, endpoint: &Endpoint, wanted: Wanted) -> Result<usize, Failure> {
+    pub async fn verify(&self, endpoint: &Endpoint, wanted: Wanted) -> Result<usize, Unseen> {
         let deadline = Instant::now() + endpoint.within;
         let mut tally = Tally::new(endpoint, wanted);
         let mut pause = FIRST_PAUSE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.look(&mut tally, left.max(SHORTEST_LOOK)).await;
+            self.look(endpoint, &mut tally, left.max(SHORTEST_LOOK)).await;
             if let Some(addresses) = tally.live() {
                 return Ok(addresses);
             }
@@ -136,7 +137,7 @@ impl Prober {
             let end = if confirming { deadline + CONFIRMATION } else { deadline };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(Failure::retry(Step::Verify, tally.to_string()));
+                return Err(tally.into_unseen());
             }
             if confirming {
                 pause = CONFIRMING_PAUSE;
@@ -147,12 +148,11 @@ impl Prober {
     }
 
     /// Ask the addresses that are not settled yet
-    async fn look(&self, tally: &mut Tally<'_>, limit: Duration) {
+    async fn look(&self, endpoint: &Endpoint, tally: &mut Tally, limit: Duration) {
         if tally.needs_addresses() {
-            tally.resolved(resolve(tally.endpoint(), limit).await);
+            tally.resolved(resolve(endpoint, limit).await);
         }
-        let open = tally.open();
-        for served in self.probe_each(tally.endpoint(), open, limit).await {
+        for served in self.probe_each(endpoint, tally.open(), limit).await {
             tally.take(served);
         }
     }

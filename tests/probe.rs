@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use certkeep::cert::Fingerprint;
 use certkeep::config::{Address, Endpoint};
-use certkeep::failure::{FailureClass, Step};
+use certkeep::failure::{Failure, FailureClass, Step};
 use certkeep::name::Identifier;
-use certkeep::probe::{ProbeError, Prober, Protocol, Wanted};
+use certkeep::probe::{ProbeError, Prober, Protocol, Seen, Wanted};
 use rcgen::{
     BasicConstraints, CertificateParams, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256,
     SignatureAlgorithm,
@@ -308,7 +308,15 @@ async fn nobody_listening_is_told_with_the_address() {
     let within = Duration::from_millis(100);
     let endpoint = Endpoint { host, port: address.port(), connect: None, within };
     let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
-    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    let expected = Seen {
+        address: address.into(),
+        outcome: Some(Err(ProbeError::Refused)),
+        good: 0,
+        settled: false,
+    };
+    assert_eq!(unseen.addresses, [expected]);
+    let failure = Failure::from(unseen);
     assert_eq!((failure.step, &failure.class), (Step::Verify, &FailureClass::Retry));
     let expected = format!("{address} refuses the connection");
     assert!(failure.summary.as_str().ends_with(&expected), "{failure}");
@@ -331,9 +339,9 @@ async fn a_unix_socket_is_an_address_too_and_named_when_it_is_gone() {
     drop(nginx);
     std::fs::remove_file(&socket).ok();
     let endpoint = Endpoint { within: Duration::from_millis(100), ..endpoint };
-    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err().to_string();
     let expected = format!("unix:{} cannot be reached: there is no such socket", socket.display());
-    assert!(failure.summary.as_str().ends_with(&expected), "{failure}");
+    assert!(unseen.ends_with(&expected), "{unseen}");
 }
 
 #[tokio::test]
@@ -362,8 +370,9 @@ async fn a_name_that_does_not_exist_is_told() {
     let host = Identifier::parse("nowhere.invalid").unwrap();
     let endpoint = Endpoint { host, port: 443, connect: None, within: Duration::ZERO };
     let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
-    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
-    assert!(failure.summary.as_str().starts_with("nowhere.invalid:443 cannot be resolved: "));
+    let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    assert!(matches!(unseen.unresolved, Some(ProbeError::Unresolved(_))), "{unseen:?}");
+    assert!(unseen.to_string().starts_with("nowhere.invalid:443 cannot be resolved: "));
 }
 
 #[tokio::test]
@@ -403,9 +412,8 @@ async fn a_server_that_keeps_or_changes_back_is_never_live() {
     let server = Server::start(move |_| Does::Serve(serving.clone())).await;
     let started = Instant::now();
     let verify = Prober::new().verify(&server.endpoint("a.test", within), wanted).await;
-    let failure = verify.unwrap_err();
+    let text = verify.unwrap_err().to_string();
     assert!(started.elapsed() >= within, "{:?}", started.elapsed());
-    let text = failure.summary.as_str();
     let expected = [
         "a.test:1 does not serve the certificate",
         &format!("{} still serves the one before: a certificate for `old.test`", server.address),
@@ -443,8 +451,10 @@ async fn one_stale_address_of_a_name_is_named_and_keeps_it_from_being_live() {
     let host = Identifier::parse(name).unwrap();
     let within = Duration::from_millis(300);
     let endpoint = Endpoint { host, port: stale.address.port(), connect: None, within };
-    let failure = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
-    let text = failure.summary.as_str();
+    let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    let settled = |seen: &&Seen| seen.settled && seen.outcome.as_ref().is_some_and(Result::is_ok);
+    assert_eq!(unseen.addresses.iter().filter(settled).count(), fresh.len());
+    let text = unseen.to_string();
     assert!(text.contains(&format!("{} still serves the one before", stale.address)), "{text}");
     for server in fresh {
         assert!(!text.contains(&server.address.to_string()), "{text}");

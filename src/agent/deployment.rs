@@ -286,8 +286,8 @@ impl Installed {
         for endpoint in &endpoints {
             match shared.prober.verify(endpoint, wanted).await {
                 Ok(seen) => addresses += seen,
-                Err(failure) => {
-                    self.deployment.fail(shared, failure).await;
+                Err(unseen) => {
+                    self.deployment.fail(shared, unseen.into()).await;
                     return;
                 }
             }

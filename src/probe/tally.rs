@@ -1,117 +1,64 @@
 //! What was seen of an endpoint so far, and whether that is enough.
 
-use std::fmt;
-
-use super::{ProbeError, Served, ServedChain, Wanted};
-use crate::cert::describe;
+use super::unseen::Seen;
+use super::{ProbeError, Served, Unseen, Wanted};
 use crate::config::{Address, Endpoint};
 
-/// Displayed, it says what is wrong
+/// What would have to be said if nothing better came
 #[derive(Debug)]
-pub(super) struct Tally<'a> {
-    endpoint: &'a Endpoint,
-    wanted: Wanted,
-    unresolved: Option<ProbeError>,
-    /// One for each address, none until the name is resolved
-    addresses: Vec<Seen>,
-}
+pub(super) struct Tally(Unseen);
 
-#[derive(Debug)]
-struct Seen {
-    address: Address,
-    /// What was seen last
-    outcome: Option<Result<ServedChain, ProbeError>>,
-    /// How often in a row it was what is wanted
-    good: u32,
-}
-
-impl<'a> Tally<'a> {
-    pub(super) const fn new(endpoint: &'a Endpoint, wanted: Wanted) -> Self {
-        Self { endpoint, wanted, unresolved: None, addresses: Vec::new() }
+impl Tally {
+    pub(super) fn new(endpoint: &Endpoint, wanted: Wanted) -> Self {
+        let endpoint = endpoint.clone();
+        Self(Unseen { endpoint, wanted, unresolved: None, addresses: Vec::new() })
     }
 
     pub(super) fn resolved(&mut self, result: Result<Vec<Address>, ProbeError>) {
         match result {
             Ok(addresses) => {
-                let unseen = |address| Seen { address, outcome: None, good: 0 };
-                self.addresses = addresses.into_iter().map(unseen).collect();
+                self.0.addresses = addresses.into_iter().map(Seen::never).collect();
+                self.0.unresolved = None;
             }
-            Err(error) => self.unresolved = Some(error),
+            Err(error) => self.0.unresolved = Some(error),
         }
     }
 
     pub(super) fn take(&mut self, served: Served) {
-        let seen = self.addresses.iter_mut().find(|seen| seen.address == served.address);
+        let Unseen { wanted, addresses, .. } = &mut self.0;
+        let seen = addresses.iter_mut().find(|seen| seen.address == served.address);
         let Some(seen) = seen else { return };
-        let good = served.outcome.as_ref().is_ok_and(|chain| chain.leaf == self.wanted.leaf);
+        let good = served.outcome.as_ref().is_ok_and(|chain| chain.leaf == wanted.leaf);
         seen.good = if good { seen.good.saturating_add(1) } else { 0 };
+        seen.settled = seen.good >= SAMPLES;
         seen.outcome = Some(served.outcome);
     }
 
-    pub(super) const fn endpoint(&self) -> &'a Endpoint {
-        self.endpoint
-    }
-
     pub(super) const fn needs_addresses(&self) -> bool {
-        self.addresses.is_empty()
+        self.0.addresses.is_empty()
     }
 
     /// The addresses that must be asked again
     pub(super) fn open(&self) -> Vec<Address> {
-        let open = self.addresses.iter().filter(|seen| !seen.is_settled());
+        let open = self.0.addresses.iter().filter(|seen| !seen.settled);
         open.map(|seen| seen.address.clone()).collect()
     }
 
     /// How many addresses serve what is wanted, when all of them do
     pub(super) fn live(&self) -> Option<usize> {
-        let all = !self.addresses.is_empty() && self.addresses.iter().all(Seen::is_settled);
-        all.then_some(self.addresses.len())
+        let addresses = &self.0.addresses;
+        let all = !addresses.is_empty() && addresses.iter().all(|seen| seen.settled);
+        all.then_some(addresses.len())
     }
 
     /// Whether no address is seen to do anything else, and only the repetition is missing
     pub(super) fn is_confirming(&self) -> bool {
-        !self.addresses.is_empty() && self.addresses.iter().all(|seen| seen.good > 0)
+        let addresses = &self.0.addresses;
+        !addresses.is_empty() && addresses.iter().all(|seen| seen.good > 0)
     }
-}
 
-impl Seen {
-    const fn is_settled(&self) -> bool {
-        self.good >= SAMPLES
-    }
-}
-
-impl fmt::Display for Tally<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { endpoint, wanted, unresolved, addresses } = self;
-        if let (Some(error), true) = (unresolved, addresses.is_empty()) {
-            return write!(f, "{endpoint} {error}");
-        }
-        write!(f, "{endpoint} does not serve the certificate {}…: ", wanted.leaf.short())?;
-        let mut separator = "";
-        for seen in addresses.iter().filter(|seen| !seen.is_settled()) {
-            write!(f, "{separator}{} ", seen.address)?;
-            separator = "; ";
-            match &seen.outcome {
-                None => f.write_str("was not asked")?,
-                Some(Err(error)) => write!(f, "{error}")?,
-                Some(Ok(chain)) if chain.leaf == wanted.leaf => {
-                    f.write_str("serves it, seen only once")?;
-                }
-                Some(Ok(chain)) => {
-                    let which = match wanted.previous {
-                        Some(previous) if previous == chain.leaf => "still serves the one before",
-                        Some(_) => "serves neither it nor the one before",
-                        None => "serves another",
-                    };
-                    let leaf = chain.chain.first().map(|leaf| leaf.as_ref()).unwrap_or_default();
-                    write!(f, "{which}: {}", describe(leaf))?;
-                }
-            }
-        }
-        match addresses.iter().filter(|seen| seen.is_settled()).count() {
-            0 => Ok(()),
-            good => write!(f, "; {good} of {} addresses serve it", addresses.len()),
-        }
+    pub(super) fn into_unseen(self) -> Unseen {
+        self.0
     }
 }
 
@@ -128,7 +75,7 @@ mod tests {
     use super::*;
     use crate::cert::Fingerprint;
     use crate::name::Identifier;
-    use crate::probe::Protocol;
+    use crate::probe::{Protocol, ServedChain};
 
     fn chain(name: &str) -> ServedChain {
         let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
@@ -172,7 +119,7 @@ mod tests {
         let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
         let mut tally = Tally::new(&endpoint, wanted);
         tally.resolved(Err(ProbeError::NoAddress));
-        assert_eq!(tally.to_string(), "a.test:443 has no address");
+        assert_eq!(tally.0.to_string(), "a.test:443 has no address");
         tally.resolved(Ok((1..=6).map(address).collect()));
         let outcomes = [
             (1, Ok(&new)),
@@ -185,7 +132,7 @@ mod tests {
         for (last, outcome) in outcomes {
             tally.take(Served { address: address(last), outcome: outcome.cloned() });
         }
-        let text = tally.to_string();
+        let text = tally.0.to_string();
         let expected = [
             &format!("a.test:443 does not serve the certificate {}…: ", new.leaf.short()),
             "192.0.2.2:443 still serves the one before: a certificate for `old.test` by",
@@ -199,7 +146,8 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("192.0.2.1:443"), "{text}");
-        tally.wanted.previous = None;
-        assert!(tally.to_string().contains("192.0.2.3:443 serves another: a cert"), "{tally}");
+        tally.0.wanted.previous = None;
+        let text = tally.into_unseen().to_string();
+        assert!(text.contains("192.0.2.3:443 serves another: a cert"), "{text}");
     }
 }
