@@ -372,6 +372,8 @@ pub struct Endpoint {
     pub port: u16,
     /// The one address to connect to, in place of every A and AAAA of the host
     pub connect: Option<Address>,
+    /// How many handshakes in a row must show the certificate, at each address; never 0
+    pub samples: u32,
     /// How long after the reload the certificate must be seen
     pub within: Duration,
 }

@@ -97,8 +97,11 @@ impl Prober {
     /// Look at an endpoint until each of its addresses serves the leaf; returns how many they are
     ///
     /// The first look is at once, later ones after 50 ms, doubling up to 2 s, until the
-    /// endpoint's `within` is over. An address counts when two handshakes in a row, 300 ms
-    /// apart, got the leaf: while a server reloads, old workers go on for a moment.
+    /// endpoint's `within` is over. An address counts when as many handshakes in a row as the
+    /// endpoint's `samples`, each on a connection of its own, got the leaf: while a server
+    /// reloads, old workers go on for a moment. Two are 300 ms apart; more are spread over a
+    /// second, but never less than 100 ms apart. Where the leaf came in time, the last of them may
+    /// come after `within`, by a second for each at the most.
     ///
     /// # Errors
     /// What each address did last; its text names those that do not serve it.
@@ -114,6 +117,7 @@ impl Prober {
     ///     host: Identifier::parse("example.com").unwrap(),
     ///     port: 443,
     ///     connect: Some(Address::Tcp("127.0.0.1:443".parse().unwrap())),
+    ///     samples: 2,
     ///     within: std::time::Duration::from_secs(30),
     /// };
     /// match Prober::new().verify(&endpoint, Wanted { leaf, previous: Some(previous) }).await {
@@ -124,6 +128,7 @@ impl Prober {
     /// ```
     pub async fn verify(&self, endpoint: &Endpoint, wanted: Wanted) -> Result<usize, Unseen> {
         let deadline = Instant::now() + endpoint.within;
+        let confirmations = endpoint.samples.saturating_sub(1);
         let mut tally = Tally::new(endpoint, wanted);
         let mut pause = FIRST_PAUSE;
         loop {
@@ -134,13 +139,13 @@ impl Prober {
             }
             // Where the certificate came in time, its confirmation may come later.
             let confirming = tally.is_confirming();
-            let end = if confirming { deadline + CONFIRMATION } else { deadline };
+            let end = if confirming { deadline + CONFIRMATION * confirmations } else { deadline };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(tally.into_unseen());
             }
             if confirming {
-                pause = CONFIRMING_PAUSE;
+                pause = (CONFIRMING / confirmations.max(1)).clamp(CLOSEST_PAUSE, CONFIRMING_PAUSE);
             }
             sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -213,7 +218,13 @@ async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<Address>, P
     if addresses.is_empty() { Err(ProbeError::NoAddress) } else { Ok(Vec::from_iter(addresses)) }
 }
 
-/// The pause before a confirmation
+/// How long the pauses before all confirmations are together, unless they become too short
+const CONFIRMING: Duration = Duration::from_secs(1);
+
+/// The shortest pause before a confirmation, so that many of them are no attack
+const CLOSEST_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest pause before a confirmation
 ///
 /// nginx lets its old workers accept for a tenth of a second beside the new ones, and on a busy
 /// machine they are late to hear of their end.
@@ -228,7 +239,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// The least that a look is given, also right before the deadline
 const SHORTEST_LOOK: Duration = Duration::from_secs(1);
 
-/// How long after the deadline a confirmation is waited for
+/// How long after the deadline each confirmation is waited for
 const CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// How long a resolver is waited for: twice what it waits for one server

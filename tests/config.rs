@@ -133,18 +133,19 @@ fn every_value_arrives_where_it_is_meant() {
     assert_eq!(target.check, Some(hook("/etc/certkeep/hooks/check", &["5"], 90)));
     let reload = Reload::Command(hook("/usr/bin/true", &["", "two words"], 10));
     assert_eq!(target.reload, Some(reload));
-    let endpoint = |host, port, connect: Option<Address>, within| Endpoint {
+    let endpoint = |host, port, connect: Option<Address>, samples, within| Endpoint {
         host: Identifier::parse(host).unwrap(),
         port,
         connect,
+        samples,
         within: Duration::from_secs(within),
     };
     let local = Address::Tcp("[::1]:443".parse().unwrap());
     let socket = Address::Unix("/run/app.sock".into());
     let expected = [
-        endpoint("2001:db8::1", 8443, None, 300),
-        endpoint("example.com", 443, Some(local), 90),
-        endpoint("example.com", 443, Some(socket), 300),
+        endpoint("2001:db8::1", 8443, None, 2, 300),
+        endpoint("example.com", 443, Some(local), 2, 90),
+        endpoint("example.com", 443, Some(socket), 5, 300),
     ];
     assert_eq!(target.verify, expected);
 

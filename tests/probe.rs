@@ -169,7 +169,7 @@ impl Server {
 
     fn endpoint(&self, host: &str, within: Duration) -> Endpoint {
         let host = Identifier::parse(host).unwrap();
-        Endpoint { host, port: 1, connect: Some(self.address.into()), within }
+        Endpoint { host, port: 1, connect: Some(self.address.into()), samples: 2, within }
     }
 
     fn connections(&self) -> usize {
@@ -306,7 +306,7 @@ async fn nobody_listening_is_told_with_the_address() {
     let address = socket.local_addr().unwrap();
     let host = Identifier::parse("127.0.0.1").unwrap();
     let within = Duration::from_millis(100);
-    let endpoint = Endpoint { host, port: address.port(), connect: None, within };
+    let endpoint = Endpoint { host, port: address.port(), connect: None, samples: 2, within };
     let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     let expected = Seen {
@@ -332,7 +332,7 @@ async fn a_unix_socket_is_an_address_too_and_named_when_it_is_gone() {
     let nginx = nginx(certificate, key).with_socket(&socket).start();
     let host = Identifier::parse("a.test").unwrap();
     let connect = Some(Address::Unix(socket.clone()));
-    let endpoint = Endpoint { host, port: 443, connect, within: PATIENCE };
+    let endpoint = Endpoint { host, port: 443, connect, samples: 2, within: PATIENCE };
     let wanted = Wanted { leaf: pair.leaf, previous: None };
     assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
 
@@ -359,7 +359,7 @@ async fn a_name_is_asked_for_over_a_unix_socket_too() {
     });
     let host = Identifier::parse("a.test").unwrap();
     let connect = Some(Address::Unix(socket));
-    let endpoint = Endpoint { host, port: 443, connect, within: Duration::ZERO };
+    let endpoint = Endpoint { host, port: 443, connect, samples: 2, within: Duration::ZERO };
     let seen = Prober::new().probe(&endpoint, PATIENCE).await.unwrap();
     assert!(seen[0].outcome.is_ok(), "{seen:?}");
     assert_eq!(*asked_for.lock().unwrap(), [Some("a.test".to_owned())]);
@@ -368,7 +368,7 @@ async fn a_name_is_asked_for_over_a_unix_socket_too() {
 #[tokio::test]
 async fn a_name_that_does_not_exist_is_told() {
     let host = Identifier::parse("nowhere.invalid").unwrap();
-    let endpoint = Endpoint { host, port: 443, connect: None, within: Duration::ZERO };
+    let endpoint = Endpoint { host, port: 443, connect: None, samples: 2, within: Duration::ZERO };
     let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     assert!(matches!(unseen.unresolved, Some(ProbeError::Unresolved(_))), "{unseen:?}");
@@ -401,6 +401,45 @@ async fn a_server_that_has_it_already_is_asked_twice() {
     assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
     assert_eq!(server.connections(), 2);
     assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn an_old_worker_beside_the_new_one_is_outlasted_by_more_samples() {
+    let (old, new) = (Pair::new("old.test"), Pair::new("new.test"));
+    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    // Every fifth connection is the old worker's, which twice looks like its end.
+    let workers = move |until: usize| {
+        let (old, new) = (old.clone(), new.clone());
+        move |i| Does::Serve(if i % 5 == 4 && i < until { old.clone() } else { new.clone() })
+    };
+    let server = Server::start(workers(usize::MAX)).await;
+    let within = Duration::from_secs(3);
+    let endpoint = Endpoint { samples: 5, ..server.endpoint("a.test", within) };
+    let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    assert!(!unseen.addresses[0].settled, "{unseen}");
+    let server = Server::start(workers(usize::MAX)).await;
+    let endpoint = server.endpoint("a.test", within);
+    assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1), "two do not outlast it");
+
+    let server = Server::start(workers(10)).await;
+    let endpoint = Endpoint { samples: 5, ..server.endpoint("a.test", PATIENCE) };
+    assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
+    assert_eq!(server.connections(), 15, "the old worker served the fifth and the tenth");
+}
+
+#[tokio::test]
+async fn the_last_samples_may_come_after_the_deadline_and_one_needs_no_other() {
+    let pair = Pair::new("a.test");
+    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    let server = Server::start(move |_| Does::Serve(pair.clone())).await;
+    let started = Instant::now();
+    for samples in [1, 10] {
+        let before = server.connections();
+        let endpoint = Endpoint { samples, ..server.endpoint("a.test", Duration::ZERO) };
+        assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1), "{samples}");
+        assert_eq!(u32::try_from(server.connections() - before), Ok(samples));
+    }
+    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
 }
 
 #[tokio::test]
@@ -450,7 +489,7 @@ async fn one_stale_address_of_a_name_is_named_and_keeps_it_from_being_live() {
     }
     let host = Identifier::parse(name).unwrap();
     let within = Duration::from_millis(300);
-    let endpoint = Endpoint { host, port: stale.address.port(), connect: None, within };
+    let endpoint = Endpoint { host, port: stale.address.port(), connect: None, samples: 2, within };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     let settled = |seen: &&Seen| seen.settled && seen.outcome.as_ref().is_some_and(Result::is_ok);
     assert_eq!(unseen.addresses.iter().filter(settled).count(), fresh.len());

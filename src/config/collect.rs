@@ -135,6 +135,7 @@ impl Wrong {
 fn kind_remedy(found: &str, expected: &str) -> String {
     let remedy = match (found, expected) {
         (TAGGED, _) => "write the value itself, without the word that begins with `!`",
+        (_, NUMBER) => "write it in digits, without a sign, a point or quotes",
         (_, TRUTH) => "write `true` or `false`, without quotes",
         ("a number" | "a truth value", _) if expected.starts_with("text") => "put it in quotes",
         ("a list", "text") => "give one value; text that begins with `[` must be in quotes",
@@ -411,5 +412,6 @@ impl<'de> MapAccess<'de> for Entries<'_> {
 
 const LIST: &str = "a list";
 const MAP: &str = "a map";
+const NUMBER: &str = "a whole number";
 const TAGGED: &str = "a value with a type of its own (`!`)";
 const TRUTH: &str = "`true` or `false`";

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use crate::config::{Content, KeyType, Signal};
 
-pub(super) use shape::{ArgvOr, Named, OneOrMany, Text, TextOr, TextOrNumber};
+pub(super) use shape::{ArgvOr, Named, Number, OneOrMany, Text, TextOr, TextOrNumber};
 
 // A span of time is text, but a number without a unit gets a better answer than "put it in quotes",
 // and so does a mode.
@@ -336,6 +336,10 @@ pub(super) struct RawEndpoint {
     /// The one address and port to connect to, instead of every address of the host, such as
     /// `127.0.0.1:443`, or a Unix socket, such as `unix:/run/app.sock`.
     pub(super) connect: Option<Text>,
+    /// How many handshakes in a row must show the new certificate, each on a new connection. More
+    /// than 2 are for servers whose old processes go on for a while beside the new ones.
+    #[schemars(range(min = 1, max = 100), extend("default" = 2))]
+    pub(super) samples: Option<Number>,
     /// How long after the reload the old certificate may still be served.
     #[schemars(with = "Option<Text>", extend("default" = "60s"))]
     pub(super) within: Option<TextOrNumber>,

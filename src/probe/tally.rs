@@ -25,12 +25,12 @@ impl Tally {
     }
 
     pub(super) fn take(&mut self, served: Served) {
-        let Unseen { wanted, addresses, .. } = &mut self.0;
+        let Unseen { endpoint, wanted, addresses, .. } = &mut self.0;
         let seen = addresses.iter_mut().find(|seen| seen.address == served.address);
         let Some(seen) = seen else { return };
         let good = served.outcome.as_ref().is_ok_and(|chain| chain.leaf == wanted.leaf);
         seen.good = if good { seen.good.saturating_add(1) } else { 0 };
-        seen.settled = seen.good >= SAMPLES;
+        seen.settled = seen.good >= endpoint.samples;
         seen.outcome = Some(served.outcome);
     }
 
@@ -62,9 +62,6 @@ impl Tally {
     }
 }
 
-/// How many handshakes in a row must get the certificate
-const SAMPLES: u32 = 2;
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -86,7 +83,7 @@ mod tests {
 
     fn endpoint() -> Endpoint {
         let host = Identifier::parse("a.test").unwrap();
-        Endpoint { host, port: 443, connect: None, within: Duration::ZERO }
+        Endpoint { host, port: 443, connect: None, samples: 2, within: Duration::ZERO }
     }
 
     fn address(last: u8) -> Address {

@@ -55,9 +55,10 @@ impl fmt::Display for Unseen {
             match &seen.outcome {
                 None => f.write_str("was not asked")?,
                 Some(Err(error)) => write!(f, "{error}")?,
-                Some(Ok(chain)) if chain.leaf == wanted.leaf => {
-                    f.write_str("serves it, seen only once")?;
-                }
+                Some(Ok(chain)) if chain.leaf == wanted.leaf => match seen.good {
+                    1 => f.write_str("serves it, seen only once")?,
+                    good => write!(f, "serves it, seen {good} times of {}", endpoint.samples)?,
+                },
                 Some(Ok(chain)) => {
                     let which = match wanted.previous {
                         Some(previous) if previous == chain.leaf => "still serves the one before",

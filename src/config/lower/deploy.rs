@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::{Context, path, span};
 use crate::config::raw::{
-    ArgvOr, RawDeploy, RawEndpoint, RawHook, RawReload, RawSignal, Text, TextOr, TextOrNumber,
+    ArgvOr, Number, RawDeploy, RawEndpoint, RawHook, RawReload, RawSignal, Text, TextOr,
+    TextOrNumber,
 };
 use crate::config::{Address, Endpoint, Hook, Process, Reload};
 use crate::name::Identifier;
@@ -247,7 +248,7 @@ fn endpoint(
     let raw = match raw {
         TextOr::Text(text) => {
             let (host, port) = host_port(text, at, faults)?;
-            return Ok(Endpoint { host, port, connect: None, within: default? });
+            return Ok(Endpoint { host, port, connect: None, samples: SAMPLES, within: default? });
         }
         TextOr::Full(raw) => raw,
     };
@@ -261,8 +262,10 @@ fn endpoint(
     let connect =
         raw.connect.as_ref().map(|text| address(text, context.base, &at.key("connect"), faults));
     let within = raw.within.as_ref().map_or(default, |text| span(text, &at.key("within"), faults));
+    let samples =
+        raw.samples.map_or(Ok(SAMPLES), |number| samples(number, &at.key("samples"), faults));
     let (host, port) = endpoint?;
-    Ok(Endpoint { host, port, connect: connect.transpose()?, within: within? })
+    Ok(Endpoint { host, port, connect: connect.transpose()?, samples: samples?, within: within? })
 }
 
 fn address(text: &Text, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Address, Refused> {
@@ -289,6 +292,17 @@ fn address(text: &Text, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result
         return Err(faults.value(at, message, remedy));
     }
     Ok(Address::Unix(path))
+}
+
+fn samples(number: Number, at: &At<'_>, faults: &mut Faults) -> Result<u32, Refused> {
+    match u32::try_from(number.0) {
+        Ok(number) if (1..=MOST_SAMPLES).contains(&number) => Ok(number),
+        _ => Err(faults.value(
+            at,
+            format!("{} handshakes in a row are not possible", number.0),
+            format!("write a number from 1 to {MOST_SAMPLES}"),
+        )),
+    }
 }
 
 fn host_port(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<(Identifier, u16), Refused> {
@@ -326,5 +340,10 @@ fn host_port(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<(Identifie
 
 /// <https://man7.org/linux/man-pages/man7/unix.7.html>
 const LONGEST_SOCKET: usize = 107;
+
+const MOST_SAMPLES: u32 = 100;
+
+/// Old and new processes of a server may accept side by side for a moment
+const SAMPLES: u32 = 2;
 
 const SUFFIXES: [&str; 6] = ["service", "socket", "target", "path", "timer", "scope"];
