@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cert::Fingerprint;
-use crate::config::{Address, Endpoint};
+use crate::config::{Address, Endpoint, KeyType};
 use crate::name::Identifier;
 use crate::text::External;
 
@@ -68,6 +68,8 @@ pub enum Protocol {
 pub struct Wanted {
     /// SHA-256 of the leaf that must be seen
     pub leaf: Fingerprint,
+    /// The kind of its key, so that a server with certificates of several kinds shows that one
+    pub key: Option<KeyType>,
     /// SHA-256 of the leaf before it, for the words of a failure
     pub previous: Option<Fingerprint>,
 }
@@ -91,11 +93,29 @@ impl Prober {
         limit: Duration,
     ) -> Result<Vec<Served>, ProbeError> {
         let addresses = resolve(endpoint, limit).await?;
-        Ok(self.probe_each(endpoint, addresses, limit).await)
+        Ok(self.probe_each(endpoint, addresses, None, limit).await)
+    }
+
+    /// The same, in search of one certificate
+    ///
+    /// An address that shows another one, with another kind of key, is asked again for the kind
+    /// that is wanted: it may have a certificate of each.
+    ///
+    /// # Errors
+    /// Those of [`Prober::probe`].
+    pub async fn probe_for(
+        &self,
+        endpoint: &Endpoint,
+        wanted: Wanted,
+        limit: Duration,
+    ) -> Result<Vec<Served>, ProbeError> {
+        let addresses = resolve(endpoint, limit).await?;
+        Ok(self.probe_each(endpoint, addresses, Some(wanted), limit).await)
     }
 
     /// Look at an endpoint until each of its addresses serves the leaf; returns how many they are
     ///
+    /// Each look is one for this leaf, as of [`Prober::probe_for`].
     /// The first look is at once, later ones after 50 ms, doubling up to 2 s, until the
     /// endpoint's `within` is over. An address counts when as many handshakes in a row as the
     /// endpoint's `samples`, each on a connection of its own, got the leaf: while a server
@@ -109,7 +129,7 @@ impl Prober {
     /// ```no_run
     /// use certkeep::probe::{Prober, Wanted};
     /// # use certkeep::cert::Fingerprint;
-    /// # use certkeep::config::{Address, Endpoint};
+    /// # use certkeep::config::{Address, Endpoint, KeyType};
     /// # use certkeep::name::Identifier;
     ///
     /// # async fn example(leaf: Fingerprint, previous: Fingerprint) {
@@ -120,7 +140,8 @@ impl Prober {
     ///     samples: 2,
     ///     within: std::time::Duration::from_secs(30),
     /// };
-    /// match Prober::new().verify(&endpoint, Wanted { leaf, previous: Some(previous) }).await {
+    /// let wanted = Wanted { leaf, key: Some(KeyType::EcdsaP256), previous: Some(previous) };
+    /// match Prober::new().verify(&endpoint, wanted).await {
     ///     Ok(addresses) => println!("served by {addresses} addresses"),
     ///     Err(unseen) => println!("{unseen}"),
     /// }
@@ -157,7 +178,7 @@ impl Prober {
         if tally.needs_addresses() {
             tally.resolved(resolve(endpoint, limit).await);
         }
-        for served in self.probe_each(endpoint, tally.open(), limit).await {
+        for served in self.probe_each(endpoint, tally.open(), Some(tally.wanted()), limit).await {
             tally.take(served);
         }
     }
@@ -166,6 +187,7 @@ impl Prober {
         &self,
         endpoint: &Endpoint,
         addresses: Vec<Address>,
+        wanted: Option<Wanted>,
         limit: Duration,
     ) -> Vec<Served> {
         let mut waiting = addresses.into_iter();
@@ -175,7 +197,7 @@ impl Prober {
             for address in waiting.by_ref().take(AT_ONCE - running.len()) {
                 let (handshake, endpoint) = (self.handshake.clone(), endpoint.clone());
                 running.spawn(async move {
-                    let outcome = handshake.with(&endpoint, &address, limit).await;
+                    let outcome = handshake.with(&endpoint, &address, wanted, limit).await;
                     Served { address, outcome }
                 });
             }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use certkeep::cert::Fingerprint;
-use certkeep::config::{Address, Endpoint};
+use certkeep::config::{Address, Endpoint, KeyType};
 use certkeep::failure::{Failure, FailureClass, Step};
 use certkeep::name::Identifier;
 use certkeep::probe::{ProbeError, Prober, Protocol, Seen, Wanted};
@@ -307,7 +307,7 @@ async fn nobody_listening_is_told_with_the_address() {
     let host = Identifier::parse("127.0.0.1").unwrap();
     let within = Duration::from_millis(100);
     let endpoint = Endpoint { host, port: address.port(), connect: None, samples: 2, within };
-    let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
+    let wanted = Wanted { leaf: Fingerprint([1; 32]), key: None, previous: None };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     let expected = Seen {
         address: address.into(),
@@ -333,7 +333,7 @@ async fn a_unix_socket_is_an_address_too_and_named_when_it_is_gone() {
     let host = Identifier::parse("a.test").unwrap();
     let connect = Some(Address::Unix(socket.clone()));
     let endpoint = Endpoint { host, port: 443, connect, samples: 2, within: PATIENCE };
-    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    let wanted = Wanted { leaf: pair.leaf, key: None, previous: None };
     assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
 
     drop(nginx);
@@ -366,10 +366,55 @@ async fn a_name_is_asked_for_over_a_unix_socket_too() {
 }
 
 #[tokio::test]
+async fn each_of_two_certificates_with_different_keys_is_reached() {
+    let folder = support::folder();
+    let rsa = Pair::with("a.test", &PKCS_RSA_SHA256, |_| ());
+    let ecdsa = Pair::new("a.test");
+    let (certificate, key) = rsa.in_files(folder.path());
+    let (second, second_key) = ecdsa.in_files(folder.path());
+    let both = nginx(certificate, key).with_pair(second, second_key);
+    let prober = Prober::new();
+    for (name, protocol) in [("TLSv1.2", Protocol::Tls12), ("TLSv1.3", Protocol::Tls13)] {
+        let nginx = both.clone().with_protocols(name).start();
+        let host = Identifier::parse("a.test").unwrap();
+        let connect = Some(Address::Tcp(nginx.address()));
+        let endpoint = Endpoint { host, port: 443, connect, samples: 2, within: PATIENCE };
+        for (leaf, key) in [(rsa.leaf, KeyType::Rsa2048), (ecdsa.leaf, KeyType::EcdsaP256)] {
+            let wanted = Wanted { leaf, key: Some(key), previous: None };
+            assert_eq!(prober.verify(&endpoint, wanted).await, Ok(1), "{key}");
+            let seen = prober.probe_for(&endpoint, wanted, PATIENCE).await.unwrap();
+            let outcome = seen[0].outcome.as_ref().map(|chain| (chain.leaf, chain.protocol));
+            assert_eq!(outcome, Ok((leaf, protocol)), "{key}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_certificate_is_seen_whatever_kind_of_key_is_wanted() {
+    for version in [&TLS12, &TLS13] {
+        for (algorithm, other) in
+            [(&PKCS_RSA_SHA256, KeyType::EcdsaP384), (&PKCS_ECDSA_P256_SHA256, KeyType::Rsa4096)]
+        {
+            let pair = Pair::with("a.test", algorithm, |_| ());
+            let serving = pair.clone();
+            let plan: Plan = Arc::new(move |_| Does::Serve(serving.clone()));
+            let unasked = ClientCertificate::Unasked;
+            let server = Server::with("127.0.0.1:0", vec![version], unasked, plan).await;
+            let endpoint = server.endpoint("a.test", Duration::ZERO);
+            let wanted = Wanted { leaf: Fingerprint([1; 32]), key: Some(other), previous: None };
+            let seen = Prober::new().probe_for(&endpoint, wanted, PATIENCE).await.unwrap();
+            let leaf = seen[0].outcome.as_ref().map(|chain| chain.leaf);
+            assert_eq!(leaf, Ok(pair.leaf), "{other}");
+            assert_eq!(server.connections(), 2, "{other}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_name_that_does_not_exist_is_told() {
     let host = Identifier::parse("nowhere.invalid").unwrap();
     let endpoint = Endpoint { host, port: 443, connect: None, samples: 2, within: Duration::ZERO };
-    let wanted = Wanted { leaf: Fingerprint([1; 32]), previous: None };
+    let wanted = Wanted { leaf: Fingerprint([1; 32]), key: None, previous: None };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     assert!(matches!(unseen.unresolved, Some(ProbeError::Unresolved(_))), "{unseen:?}");
     assert!(unseen.to_string().starts_with("nowhere.invalid:443 cannot be resolved: "));
@@ -378,7 +423,7 @@ async fn a_name_that_does_not_exist_is_told() {
 #[tokio::test]
 async fn a_server_that_takes_the_certificate_over_late_is_live() {
     let (old, new) = (Pair::new("a.test"), Pair::new("a.test"));
-    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    let wanted = Wanted { leaf: new.leaf, key: None, previous: Some(old.leaf) };
     // Old, refused and closed connections, and a new worker beside an old one, as in a reload.
     let server = Server::start(move |i| match i {
         0 | 3 => Does::Serve(old.clone()),
@@ -394,7 +439,7 @@ async fn a_server_that_takes_the_certificate_over_late_is_live() {
 #[tokio::test]
 async fn a_server_that_has_it_already_is_asked_twice() {
     let pair = Pair::new("a.test");
-    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    let wanted = Wanted { leaf: pair.leaf, key: None, previous: None };
     let server = Server::start(move |_| Does::Serve(pair.clone())).await;
     let started = Instant::now();
     let endpoint = server.endpoint("a.test", Duration::ZERO);
@@ -406,7 +451,7 @@ async fn a_server_that_has_it_already_is_asked_twice() {
 #[tokio::test]
 async fn an_old_worker_beside_the_new_one_is_outlasted_by_more_samples() {
     let (old, new) = (Pair::new("old.test"), Pair::new("new.test"));
-    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    let wanted = Wanted { leaf: new.leaf, key: None, previous: Some(old.leaf) };
     // Every fifth connection is the old worker's, which twice looks like its end.
     let workers = move |until: usize| {
         let (old, new) = (old.clone(), new.clone());
@@ -430,7 +475,7 @@ async fn an_old_worker_beside_the_new_one_is_outlasted_by_more_samples() {
 #[tokio::test]
 async fn the_last_samples_may_come_after_the_deadline_and_one_needs_no_other() {
     let pair = Pair::new("a.test");
-    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    let wanted = Wanted { leaf: pair.leaf, key: None, previous: None };
     let server = Server::start(move |_| Does::Serve(pair.clone())).await;
     let started = Instant::now();
     for samples in [1, 10] {
@@ -445,7 +490,7 @@ async fn the_last_samples_may_come_after_the_deadline_and_one_needs_no_other() {
 #[tokio::test]
 async fn a_server_that_keeps_or_changes_back_is_never_live() {
     let (old, new) = (Pair::new("old.test"), Pair::new("new.test"));
-    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    let wanted = Wanted { leaf: new.leaf, key: None, previous: Some(old.leaf) };
     let within = Duration::from_millis(400);
     let serving = old.clone();
     let server = Server::start(move |_| Does::Serve(serving.clone())).await;
@@ -472,7 +517,7 @@ async fn one_stale_address_of_a_name_is_named_and_keeps_it_from_being_live() {
         return;
     };
     let (old, new) = (Pair::new("old.test"), Pair::new("new.test"));
-    let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+    let wanted = Wanted { leaf: new.leaf, key: None, previous: Some(old.leaf) };
     let mut addresses: Vec<_> = lookup_host((name, 0)).await.unwrap().collect();
     addresses.sort_unstable();
     addresses.dedup();
@@ -504,7 +549,7 @@ async fn one_stale_address_of_a_name_is_named_and_keeps_it_from_being_live() {
 #[tokio::test]
 async fn many_endpoints_are_verified_with_one_prober_at_once() {
     let pair = Pair::new("a.test");
-    let wanted = Wanted { leaf: pair.leaf, previous: None };
+    let wanted = Wanted { leaf: pair.leaf, key: None, previous: None };
     let server = Server::start(move |_| Does::Serve(pair.clone())).await;
     let prober = Prober::new();
     let mut checks = JoinSet::new();

@@ -196,7 +196,7 @@ impl Deployment {
             });
         }
         // The same content is back, under a server that may have loaded what was there meanwhile.
-        if !fresh && spoiled && !self.is_served(shared, leaf.fingerprint).await {
+        if !fresh && spoiled && !self.is_served(shared, &leaf).await {
             self.record.live_at = None;
             self.write(shared).await?;
         }
@@ -205,12 +205,13 @@ impl Deployment {
     }
 
     /// Whether every endpoint serves the leaf at this moment; without an endpoint nobody knows
-    async fn is_served(&self, shared: &Shared, leaf: Fingerprint) -> bool {
+    async fn is_served(&self, shared: &Shared, leaf: &Leaf) -> bool {
+        let wanted = Wanted { leaf: leaf.fingerprint, key: leaf.key_type, previous: None };
         for endpoint in &self.target.verify {
-            let Ok(seen) = shared.prober.probe(endpoint, endpoint.within).await else {
-                return false;
-            };
-            let serves = |one: &Served| one.outcome.as_ref().is_ok_and(|chain| chain.leaf == leaf);
+            let seen = shared.prober.probe_for(endpoint, wanted, endpoint.within).await;
+            let Ok(seen) = seen else { return false };
+            let serves =
+                |one: &Served| one.outcome.as_ref().is_ok_and(|chain| chain.leaf == wanted.leaf);
             if !seen.iter().all(serves) {
                 return false;
             }
@@ -280,8 +281,8 @@ impl Installed {
         if !endpoints.is_empty() {
             begin(shared, &self.deployment.certificate, Step::Verify);
         }
-        let wanted =
-            Wanted { leaf: self.leaf.fingerprint, previous: self.previous_leaf(shared).await };
+        let (leaf, key) = (self.leaf.fingerprint, self.leaf.key_type);
+        let wanted = Wanted { leaf, key, previous: self.previous_leaf(shared).await };
         let mut addresses = 0;
         for endpoint in &endpoints {
             match shared.prober.verify(endpoint, wanted).await {

@@ -54,7 +54,7 @@ pub async fn rehearse(
         deployment::begin(shared, certificate, Step::Reload);
         deploy::reload(reload, &[context], &report).await?;
     }
-    let wanted = Wanted { leaf: leaf.fingerprint, previous: None };
+    let wanted = Wanted { leaf: leaf.fingerprint, key: leaf.key_type, previous: None };
     let mut addresses = 0;
     for endpoint in &target.verify {
         deployment::begin(shared, certificate, Step::Verify);

@@ -7,36 +7,107 @@ use std::time::Duration;
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{
-    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
-    verify_tls13_signature,
+    WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
 };
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{
+    ClientConfig, DigitallySignedStruct, SignatureAlgorithm, SignatureScheme, SupportedCipherSuite,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::{ProbeError, Protocol, ServedChain};
-use crate::cert::Fingerprint;
-use crate::config::{Address, Endpoint};
+use super::{ProbeError, Protocol, ServedChain, Wanted};
+use crate::cert::{Fingerprint, Leaf};
+use crate::config::{Address, Endpoint, KeyType};
 use crate::name::Identifier;
 use crate::text::External;
 
 /// What every handshake has in common
 #[derive(Clone, Debug)]
 pub(super) struct Handshake {
-    provider: Arc<CryptoProvider>,
+    any: Offer,
+    ecdsa: Offer,
+    rsa: Offer,
+}
+
+/// What a client takes
+#[derive(Clone, Debug)]
+struct Offer {
+    algorithms: WebPkiSupportedAlgorithms,
+    schemes: Vec<SignatureScheme>,
     /// The verifier in it is replaced for each handshake
     config: ClientConfig,
 }
 
 impl Handshake {
     pub(super) fn new() -> Self {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let nobody = Arc::new(Witness::new(provider.signature_verification_algorithms));
-        let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        Self {
+            any: Offer::new(|_| true, |_| true),
+            ecdsa: Offer::of(SignatureAlgorithm::ECDSA, &ECDSA),
+            rsa: Offer::of(SignatureAlgorithm::RSA, &RSA),
+        }
+    }
+
+    /// Connect, shake hands, and tell the chain that the server proved to have the key of
+    pub(super) async fn with(
+        &self,
+        endpoint: &Endpoint,
+        address: &Address,
+        wanted: Option<Wanted>,
+        limit: Duration,
+    ) -> Result<ServedChain, ProbeError> {
+        let first = self.any.made_to(endpoint, address, limit).await?;
+        let offer = match wanted {
+            Some(wanted) if wanted.leaf != first.leaf => self.for_key(wanted.key, &first),
+            _ => None,
+        };
+        let Some(offer) = offer else { return Ok(first) };
+        // A server that has nothing else to offer may end this one in any way it likes.
+        Ok(offer.made_to(endpoint, address, limit).await.unwrap_or(first))
+    }
+
+    /// The offer that reaches a certificate for this kind of key, where another kind was shown
+    fn for_key(&self, wanted: Option<KeyType>, shown: &ServedChain) -> Option<&Offer> {
+        let leaf = shown.chain.first().and_then(|leaf| Leaf::parse(leaf).ok());
+        let shown = leaf.and_then(|leaf| leaf.key_type).map(is_rsa);
+        let wanted = wanted.map(is_rsa)?;
+        match (shown != Some(wanted), wanted) {
+            (false, _) => None,
+            (true, true) => Some(&self.rsa),
+            (true, false) => Some(&self.ecdsa),
+        }
+    }
+}
+
+const fn is_rsa(key: KeyType) -> bool {
+    match key {
+        KeyType::EcdsaP256 | KeyType::EcdsaP384 => false,
+        KeyType::Rsa2048 | KeyType::Rsa3072 | KeyType::Rsa4096 => true,
+    }
+}
+
+impl Offer {
+    fn of(algorithm: SignatureAlgorithm, schemes: &[SignatureScheme]) -> Self {
+        // The suites of TLS 1.2 name the kind of key, those of TLS 1.3 do not.
+        Self::new(
+            |scheme| schemes.contains(&scheme),
+            |suite| suite.usable_for_signature_algorithm(algorithm),
+        )
+    }
+
+    fn new(
+        takes: impl Fn(SignatureScheme) -> bool,
+        fits: impl Fn(&SupportedCipherSuite) -> bool,
+    ) -> Self {
+        let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites.retain(fits);
+        let algorithms = provider.signature_verification_algorithms;
+        let schemes = algorithms.supported_schemes().into_iter().filter(|s| takes(*s)).collect();
+        let nobody = Arc::new(Witness::new(algorithms, Vec::clone(&schemes)));
+        let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&[&TLS13, &TLS12])
             .expect("the provider has cipher suites for both versions")
             .dangerous()
@@ -44,11 +115,10 @@ impl Handshake {
             .with_no_client_auth();
         // A resumed session would show the certificate of the session, and none at all.
         config.resumption = Resumption::disabled();
-        Self { provider, config }
+        Self { algorithms, schemes, config }
     }
 
-    /// Connect, shake hands, and tell the chain that the server proved to have the key of
-    pub(super) async fn with(
+    async fn made_to(
         &self,
         endpoint: &Endpoint,
         address: &Address,
@@ -73,7 +143,7 @@ impl Handshake {
         limit: Duration,
     ) -> Result<ServedChain, ProbeError> {
         let name = server_name(&endpoint.host)?;
-        let witness = Arc::new(Witness::new(self.provider.signature_verification_algorithms));
+        let witness = Arc::new(Witness::new(self.algorithms, self.schemes.clone()));
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(Arc::<Witness>::clone(&witness));
         let connector = TlsConnector::from(Arc::new(config));
@@ -119,13 +189,15 @@ fn server_name(host: &Identifier) -> Result<ServerName<'static>, ProbeError> {
 #[derive(Debug)]
 struct Witness {
     algorithms: WebPkiSupportedAlgorithms,
+    /// What is asked for
+    schemes: Vec<SignatureScheme>,
     sent: OnceLock<Vec<CertificateDer<'static>>>,
     proven: OnceLock<Protocol>,
 }
 
 impl Witness {
-    const fn new(algorithms: WebPkiSupportedAlgorithms) -> Self {
-        Self { algorithms, sent: OnceLock::new(), proven: OnceLock::new() }
+    const fn new(algorithms: WebPkiSupportedAlgorithms, schemes: Vec<SignatureScheme>) -> Self {
+        Self { algorithms, schemes, sent: OnceLock::new(), proven: OnceLock::new() }
     }
 
     /// The chain, once the server has proven to have the leaf's key
@@ -175,9 +247,24 @@ impl ServerCertVerifier for Witness {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+        self.schemes.clone()
     }
 }
+
+const ECDSA: [SignatureScheme; 3] = [
+    SignatureScheme::ECDSA_NISTP256_SHA256,
+    SignatureScheme::ECDSA_NISTP384_SHA384,
+    SignatureScheme::ECDSA_NISTP521_SHA512,
+];
+
+const RSA: [SignatureScheme; 6] = [
+    SignatureScheme::RSA_PKCS1_SHA256,
+    SignatureScheme::RSA_PKCS1_SHA384,
+    SignatureScheme::RSA_PKCS1_SHA512,
+    SignatureScheme::RSA_PSS_SHA256,
+    SignatureScheme::RSA_PSS_SHA384,
+    SignatureScheme::RSA_PSS_SHA512,
+];
 
 /// How long a connection may take
 const CONNECT: Duration = Duration::from_secs(5);

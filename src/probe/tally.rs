@@ -34,6 +34,10 @@ impl Tally {
         seen.outcome = Some(served.outcome);
     }
 
+    pub(super) const fn wanted(&self) -> Wanted {
+        self.0.wanted
+    }
+
     pub(super) const fn needs_addresses(&self) -> bool {
         self.0.addresses.is_empty()
     }
@@ -93,7 +97,7 @@ mod tests {
     #[test]
     fn an_address_counts_after_two_good_handshakes_in_a_row() {
         let (new, endpoint) = (chain("new.test"), endpoint());
-        let mut tally = Tally::new(&endpoint, Wanted { leaf: new.leaf, previous: None });
+        let mut tally = Tally::new(&endpoint, Wanted { leaf: new.leaf, key: None, previous: None });
         assert_eq!((tally.live(), tally.is_confirming()), (None, false));
         tally.resolved(Ok(vec![address(1), address(2)]));
         let mut see = |last, outcome: Result<&ServedChain, ProbeError>| {
@@ -113,7 +117,7 @@ mod tests {
     fn each_address_is_named_with_what_it_does() {
         let (new, old, third) = (chain("new.test"), chain("old.test"), chain("third.test"));
         let endpoint = endpoint();
-        let wanted = Wanted { leaf: new.leaf, previous: Some(old.leaf) };
+        let wanted = Wanted { leaf: new.leaf, key: None, previous: Some(old.leaf) };
         let mut tally = Tally::new(&endpoint, wanted);
         tally.resolved(Err(ProbeError::NoAddress));
         assert_eq!(tally.0.to_string(), "a.test:443 has no address");

@@ -24,13 +24,15 @@ pub(crate) struct Nginx {
 #[must_use]
 pub(crate) struct Sites {
     pairs: Vec<(PathBuf, PathBuf)>,
+    protocols: &'static str,
     socket: Option<PathBuf>,
     webroot: Option<(SocketAddr, PathBuf)>,
 }
 
 /// Begin with one TLS server on this pair of files
 pub(crate) fn nginx(fullchain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Sites {
-    Sites { pairs: vec![(fullchain.into(), key.into())], socket: None, webroot: None }
+    let pairs = vec![(fullchain.into(), key.into())];
+    Sites { pairs, protocols: "TLSv1.2 TLSv1.3", socket: None, webroot: None }
 }
 
 impl Sites {
@@ -41,6 +43,12 @@ impl Sites {
         key: impl Into<PathBuf>,
     ) -> Self {
         self.pairs.push((fullchain.into(), key.into()));
+        self
+    }
+
+    /// Speak these protocols alone
+    pub(crate) fn with_protocols(mut self, protocols: &'static str) -> Self {
+        self.protocols = protocols;
         self
     }
 
@@ -92,6 +100,7 @@ impl Sites {
 
     fn settings(&self, folder: &Path, address: SocketAddr) -> String {
         let folder = folder.display();
+        let protocols = self.protocols;
         let pairs: String = self
             .pairs
             .iter()
@@ -123,6 +132,7 @@ impl Sites {
                server {{\n\
                  listen {address} ssl;\n\
                  {socket}\n\
+                 ssl_protocols {protocols};\n\
                  {pairs}\
                  location / {{ return 200 \"well\\n\"; }}\n\
                }}\n\
