@@ -372,6 +372,8 @@ pub struct Endpoint {
     pub port: u16,
     /// The one address to connect to, in place of every A and AAAA of the host
     pub connect: Option<Address>,
+    /// What is spoken until TLS begins; `None` is TLS from the first byte on
+    pub starttls: Option<StartTls>,
     /// How many handshakes in a row must show the certificate, at each address; never 0
     pub samples: u32,
     /// How long after the reload the certificate must be seen
@@ -385,6 +387,36 @@ impl std::fmt::Display for Endpoint {
             host => write!(f, "{host}:{}", self.port),
         }
     }
+}
+
+/// A protocol in which a client asks for TLS
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum StartTls {
+    /// FTP, by `AUTH TLS`
+    Ftp,
+    /// IMAP
+    Imap,
+    /// LDAP
+    Ldap,
+    /// LMTP
+    Lmtp,
+    /// MySQL and MariaDB
+    Mysql,
+    /// NNTP
+    Nntp,
+    /// POP3
+    Pop3,
+    /// PostgreSQL
+    Postgres,
+    /// ManageSieve
+    Sieve,
+    /// SMTP, also submission
+    Smtp,
+    /// XMPP, as clients speak it
+    Xmpp,
 }
 
 /// Where a connection goes

@@ -6,6 +6,7 @@
 
 mod error;
 mod handshake;
+mod starttls;
 mod tally;
 mod unseen;
 
@@ -83,7 +84,7 @@ impl Prober {
     /// Shake hands with every address of an endpoint, once
     ///
     /// The name, the connections and the handshakes have `limit` each, the latter two never more
-    /// than 5 s.
+    /// than 5 s, or 10 s for a handshake after STARTTLS.
     ///
     /// # Errors
     /// When the name has no address at all, or none can be found out.
@@ -137,6 +138,7 @@ impl Prober {
     ///     host: Identifier::parse("example.com").unwrap(),
     ///     port: 443,
     ///     connect: Some(Address::Tcp("127.0.0.1:443".parse().unwrap())),
+    ///     starttls: None,
     ///     samples: 2,
     ///     within: std::time::Duration::from_secs(30),
     /// };

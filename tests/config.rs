@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use certkeep::config::{
     Address, ChallengeMethod, Config, Content, Endpoint, Hook, Http01, KeyType, Layout, Process,
-    Profile, Reload, SecretSource, Share, Signal, Target, schema,
+    Profile, Reload, SecretSource, Share, Signal, StartTls, Target, schema,
 };
 use certkeep::name::{CertName, Identifier, IssuerName};
 use proptest::prelude::*;
@@ -137,6 +137,7 @@ fn every_value_arrives_where_it_is_meant() {
         host: Identifier::parse(host).unwrap(),
         port,
         connect,
+        starttls: None,
         samples,
         within: Duration::from_secs(within),
     };
@@ -146,6 +147,10 @@ fn every_value_arrives_where_it_is_meant() {
         endpoint("2001:db8::1", 8443, None, 2, 300),
         endpoint("example.com", 443, Some(local), 2, 90),
         endpoint("example.com", 443, Some(socket), 5, 300),
+        Endpoint {
+            starttls: Some(StartTls::Smtp),
+            ..endpoint("mail.example.com", 587, None, 2, 300)
+        },
     ];
     assert_eq!(target.verify, expected);
 

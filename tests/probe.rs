@@ -169,7 +169,14 @@ impl Server {
 
     fn endpoint(&self, host: &str, within: Duration) -> Endpoint {
         let host = Identifier::parse(host).unwrap();
-        Endpoint { host, port: 1, connect: Some(self.address.into()), samples: 2, within }
+        Endpoint {
+            host,
+            port: 1,
+            connect: Some(self.address.into()),
+            starttls: None,
+            samples: 2,
+            within,
+        }
     }
 
     fn connections(&self) -> usize {
@@ -306,7 +313,8 @@ async fn nobody_listening_is_told_with_the_address() {
     let address = socket.local_addr().unwrap();
     let host = Identifier::parse("127.0.0.1").unwrap();
     let within = Duration::from_millis(100);
-    let endpoint = Endpoint { host, port: address.port(), connect: None, samples: 2, within };
+    let endpoint =
+        Endpoint { host, port: address.port(), connect: None, starttls: None, samples: 2, within };
     let wanted = Wanted { leaf: Fingerprint([1; 32]), key: None, previous: None };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     let expected = Seen {
@@ -332,7 +340,8 @@ async fn a_unix_socket_is_an_address_too_and_named_when_it_is_gone() {
     let nginx = nginx(certificate, key).with_socket(&socket).start();
     let host = Identifier::parse("a.test").unwrap();
     let connect = Some(Address::Unix(socket.clone()));
-    let endpoint = Endpoint { host, port: 443, connect, samples: 2, within: PATIENCE };
+    let endpoint =
+        Endpoint { host, port: 443, connect, starttls: None, samples: 2, within: PATIENCE };
     let wanted = Wanted { leaf: pair.leaf, key: None, previous: None };
     assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
 
@@ -359,7 +368,8 @@ async fn a_name_is_asked_for_over_a_unix_socket_too() {
     });
     let host = Identifier::parse("a.test").unwrap();
     let connect = Some(Address::Unix(socket));
-    let endpoint = Endpoint { host, port: 443, connect, samples: 2, within: Duration::ZERO };
+    let endpoint =
+        Endpoint { host, port: 443, connect, starttls: None, samples: 2, within: Duration::ZERO };
     let seen = Prober::new().probe(&endpoint, PATIENCE).await.unwrap();
     assert!(seen[0].outcome.is_ok(), "{seen:?}");
     assert_eq!(*asked_for.lock().unwrap(), [Some("a.test".to_owned())]);
@@ -378,7 +388,8 @@ async fn each_of_two_certificates_with_different_keys_is_reached() {
         let nginx = both.clone().with_protocols(name).start();
         let host = Identifier::parse("a.test").unwrap();
         let connect = Some(Address::Tcp(nginx.address()));
-        let endpoint = Endpoint { host, port: 443, connect, samples: 2, within: PATIENCE };
+        let endpoint =
+            Endpoint { host, port: 443, connect, starttls: None, samples: 2, within: PATIENCE };
         for (leaf, key) in [(rsa.leaf, KeyType::Rsa2048), (ecdsa.leaf, KeyType::EcdsaP256)] {
             let wanted = Wanted { leaf, key: Some(key), previous: None };
             assert_eq!(prober.verify(&endpoint, wanted).await, Ok(1), "{key}");
@@ -413,7 +424,14 @@ async fn one_certificate_is_seen_whatever_kind_of_key_is_wanted() {
 #[tokio::test]
 async fn a_name_that_does_not_exist_is_told() {
     let host = Identifier::parse("nowhere.invalid").unwrap();
-    let endpoint = Endpoint { host, port: 443, connect: None, samples: 2, within: Duration::ZERO };
+    let endpoint = Endpoint {
+        host,
+        port: 443,
+        connect: None,
+        starttls: None,
+        samples: 2,
+        within: Duration::ZERO,
+    };
     let wanted = Wanted { leaf: Fingerprint([1; 32]), key: None, previous: None };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     assert!(matches!(unseen.unresolved, Some(ProbeError::Unresolved(_))), "{unseen:?}");
@@ -534,7 +552,14 @@ async fn one_stale_address_of_a_name_is_named_and_keeps_it_from_being_live() {
     }
     let host = Identifier::parse(name).unwrap();
     let within = Duration::from_millis(300);
-    let endpoint = Endpoint { host, port: stale.address.port(), connect: None, samples: 2, within };
+    let endpoint = Endpoint {
+        host,
+        port: stale.address.port(),
+        connect: None,
+        starttls: None,
+        samples: 2,
+        within,
+    };
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     let settled = |seen: &&Seen| seen.settled && seen.outcome.as_ref().is_some_and(Result::is_ok);
     assert_eq!(unseen.addresses.iter().filter(settled).count(), fresh.len());

@@ -8,7 +8,7 @@ mod shape;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::{Content, KeyType, Signal};
+use crate::config::{Content, KeyType, Signal, StartTls};
 
 pub(super) use shape::{ArgvOr, Named, Number, OneOrMany, Text, TextOr, TextOrNumber};
 
@@ -336,6 +336,9 @@ pub(super) struct RawEndpoint {
     /// The one address and port to connect to, instead of every address of the host, such as
     /// `127.0.0.1:443`, or a Unix socket, such as `unix:/run/app.sock`.
     pub(super) connect: Option<Text>,
+    /// The protocol in which the server is asked for TLS. Without it TLS begins with the first
+    /// byte.
+    pub(super) starttls: Option<StartTls>,
     /// How many handshakes in a row must show the new certificate, each on a new connection. More
     /// than 2 are for servers whose old processes go on for a while beside the new ones.
     #[schemars(range(min = 1, max = 100), extend("default" = 2))]

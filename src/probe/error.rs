@@ -18,9 +18,18 @@ pub enum ProbeError {
     /// It accepted the connection and closed it during the handshake
     #[error("closes the connection in the handshake")]
     Closed,
+    /// It closed the connection before it agreed to begin TLS
+    #[error("closes the connection before TLS begins")]
+    ClosedEarly,
+    /// It said more than it was asked, so that somebody else may have said it
+    #[error("says more than its answer to STARTTLS before TLS begins")]
+    Injected,
     /// The name has no address
     #[error("has no address")]
     NoAddress,
+    /// It does not offer TLS to those who begin without
+    #[error("does not offer STARTTLS")]
+    NoStartTls,
     /// It speaks something else
     #[error("answers with something that is not TLS")]
     NotTls,
@@ -30,12 +39,29 @@ pub enum ProbeError {
     /// It accepted the connection and kept silent
     #[error("accepts the connection and does not answer the handshake")]
     SilentHandshake,
+    /// It accepted the connection and did not agree to begin TLS
+    #[error("accepts the connection and does not answer before TLS begins")]
+    SilentStartTls,
     /// It did not answer the connection
     #[error("does not answer")]
     Silent,
+    /// It does not begin TLS now
+    #[error("answers STARTTLS with `{0}`")]
+    StartTlsRefused(External),
+    /// It would not come to an end before TLS begins
+    #[error("says too much before TLS begins")]
+    Talkative,
     /// It made a mistake in the handshake, or nothing that it offers is acceptable
     #[error("fails the handshake: {0}")]
     Tls(External),
+    /// It does not speak the protocol in which it was to be asked for TLS
+    #[error("says `{said}` in place of {wanted}")]
+    Unlike {
+        /// What it says, or the beginning of that
+        said: External,
+        /// What it was to say
+        wanted: &'static str,
+    },
     /// The connection failed in another way
     #[error("cannot be reached: {0}")]
     Unreachable(External),

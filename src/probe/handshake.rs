@@ -16,10 +16,10 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
-use super::{ProbeError, Protocol, ServedChain, Wanted};
+use super::{ProbeError, Protocol, ServedChain, Wanted, starttls};
 use crate::cert::{Fingerprint, Leaf};
 use crate::config::{Address, Endpoint, KeyType};
 use crate::name::Identifier;
@@ -138,16 +138,22 @@ impl Offer {
 
     async fn over<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
-        stream: S,
+        mut stream: S,
         endpoint: &Endpoint,
         limit: Duration,
     ) -> Result<ServedChain, ProbeError> {
         let name = server_name(&endpoint.host)?;
+        let longest = if endpoint.starttls.is_some() { DIALOGUE } else { HANDSHAKE };
+        let end = Instant::now() + limit.min(longest);
+        if let Some(protocol) = endpoint.starttls {
+            let asked = starttls::ask(protocol, &endpoint.host, &mut stream);
+            timeout_at(end, asked).await.map_err(|_elapsed| ProbeError::SilentStartTls)??;
+        }
         let witness = Arc::new(Witness::new(self.algorithms, self.schemes.clone()));
         let mut config = self.config.clone();
         config.dangerous().set_certificate_verifier(Arc::<Witness>::clone(&witness));
         let connector = TlsConnector::from(Arc::new(config));
-        match timeout(limit.min(HANDSHAKE), connector.connect(name, stream)).await {
+        match timeout_at(end, connector.connect(name, stream)).await {
             Ok(Ok(mut stream)) => {
                 // The proof is made; a server that is gone by now changes nothing about it.
                 timeout(FAREWELL, stream.shutdown()).await.ok();
@@ -271,6 +277,11 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// How long a handshake may take
 const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How long a handshake may take after a dialogue
+///
+/// Mail servers let strangers wait for their greeting, Postfix's postscreen for 6 s.
+const DIALOGUE: Duration = Duration::from_secs(10);
 
 /// How long saying goodbye may take
 const FAREWELL: Duration = Duration::from_millis(100);

@@ -87,7 +87,14 @@ mod tests {
 
     fn endpoint() -> Endpoint {
         let host = Identifier::parse("a.test").unwrap();
-        Endpoint { host, port: 443, connect: None, samples: 2, within: Duration::ZERO }
+        Endpoint {
+            host,
+            port: 443,
+            connect: None,
+            starttls: None,
+            samples: 2,
+            within: Duration::ZERO,
+        }
     }
 
     fn address(last: u8) -> Address {

@@ -222,8 +222,8 @@ fn verify(
         match endpoint(raw, context, &at, faults) {
             Ok(endpoint) => {
                 let same = |known: &Endpoint| {
-                    (&known.host, known.port, &known.connect)
-                        == (&endpoint.host, endpoint.port, &endpoint.connect)
+                    (&known.host, known.port, &known.connect, known.starttls)
+                        == (&endpoint.host, endpoint.port, &endpoint.connect, endpoint.starttls)
                 };
                 if endpoints.iter().any(same) {
                     let message = format!("`{endpoint}` is there already");
@@ -248,7 +248,14 @@ fn endpoint(
     let raw = match raw {
         TextOr::Text(text) => {
             let (host, port) = host_port(text, at, faults)?;
-            return Ok(Endpoint { host, port, connect: None, samples: SAMPLES, within: default? });
+            return Ok(Endpoint {
+                host,
+                port,
+                connect: None,
+                starttls: None,
+                samples: SAMPLES,
+                within: default?,
+            });
         }
         TextOr::Full(raw) => raw,
     };
@@ -265,7 +272,14 @@ fn endpoint(
     let samples =
         raw.samples.map_or(Ok(SAMPLES), |number| samples(number, &at.key("samples"), faults));
     let (host, port) = endpoint?;
-    Ok(Endpoint { host, port, connect: connect.transpose()?, samples: samples?, within: within? })
+    Ok(Endpoint {
+        host,
+        port,
+        connect: connect.transpose()?,
+        starttls: raw.starttls,
+        samples: samples?,
+        within: within?,
+    })
 }
 
 fn address(text: &Text, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Address, Refused> {
