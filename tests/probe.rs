@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use certkeep::cert::Fingerprint;
-use certkeep::config::{Address, Endpoint, KeyType};
+use certkeep::config::{Address, Endpoint, KeyType, StartTls};
 use certkeep::failure::{Failure, FailureClass, Step};
 use certkeep::name::Identifier;
 use certkeep::probe::{ProbeError, Prober, Protocol, Seen, Wanted};
@@ -303,6 +303,24 @@ async fn what_is_no_handshake_is_told_apart() {
     let endpoint = server.endpoint("a.test", Duration::ZERO);
     let seen = Prober::new().probe(&endpoint, Duration::from_millis(200)).await.unwrap();
     assert_eq!(seen[0].outcome, Err(ProbeError::SilentHandshake));
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_agree_to_begin_tls_is_told_apart() {
+    let outcome = async |server: &Server, limit| {
+        let starttls = Some(StartTls::Smtp);
+        let endpoint = Endpoint { starttls, ..server.endpoint("a.test", Duration::ZERO) };
+        let mut seen = Prober::new().probe(&endpoint, limit).await.unwrap();
+        seen.remove(0).outcome.map(|chain| chain.leaf)
+    };
+    let server = Server::start(|_| Does::Close).await;
+    assert_eq!(outcome(&server, PATIENCE).await, Err(ProbeError::ClosedEarly));
+    let server = Server::start(|_| Does::Say("220 a\r\n250 a\r\n")).await;
+    assert_eq!(outcome(&server, PATIENCE).await, Err(ProbeError::NoStartTls));
+    // TLS from the first byte on: both wait for the other to begin.
+    let server = Server::start(|_| Does::Serve(Pair::new("a.test"))).await;
+    let silent = outcome(&server, Duration::from_millis(200)).await;
+    assert_eq!(silent, Err(ProbeError::SilentStartTls));
 }
 
 #[tokio::test]
