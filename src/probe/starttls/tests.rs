@@ -268,7 +268,7 @@ fn another_protocol_is_quoted() {
         (StartTls::Ldap, "\x30\x03\x02\x01\x01", "0\u{3}\u{2}\u{1}\u{1}", "an answer to STARTTLS"),
         (StartTls::Mysql, "220 a\r\n", "220", "a greeting"),
         (StartTls::Mysql, "\x09\0\0\0\u{9}4.0.1\0\0\0", "4.0.1", "a greeting"),
-        (StartTls::Xmpp, "<stream:error><x/>", "<stream:error>", "what it offers"),
+        (StartTls::Xmpp, "<stream:error><x/>", "<stream:error><x/>", "what it offers"),
         (StartTls::Xmpp, "<stream:stream/>", "<stream:stream/>", "what it offers"),
     ];
     for (protocol, words, quote, wanted) in other {
@@ -303,6 +303,32 @@ proptest! {
             let shown = error.to_string();
             prop_assert!(shown.len() < 3000 && !shown.chars().any(char::is_control), "{shown}");
         }
+    }
+
+    #[test]
+    fn no_packet_can_make_a_dialogue_panic(
+        protocol in prop::sample::select(vec![StartTls::Ldap, StartTls::Mysql, StartTls::Postgres]),
+        end: prop::sample::Index,
+        change: Option<(prop::sample::Index, u8)>,
+    ) {
+        let mut body = match protocol {
+            StartTls::Ldap => good(protocol).concat().split_off(2),
+            StartTls::Mysql => good(protocol).concat().split_off(4),
+            _ => b"SFATAL\0Mtoo many\0\0".to_vec(),
+        };
+        body.truncate(end.index(body.len()) + 1);
+        if let Some((position, byte)) = change {
+            let position = position.index(body.len());
+            body[position] = byte;
+        }
+        let length = u8::try_from(body.len()).unwrap();
+        let header = match protocol {
+            StartTls::Ldap => vec![0x30, length],
+            StartTls::Mysql => vec![length, 0, 0, 0],
+            _ => vec![b'E', 0, 0, 0, length + 4],
+        };
+        let (outcome, _) = run(protocol, [header, body]);
+        prop_assert!(!matches!(outcome, Err(ProbeError::Talkative | ProbeError::Injected)));
     }
 
     #[test]

@@ -24,7 +24,12 @@ pub(super) async fn ask<S: AsyncRead + AsyncWrite + Unpin>(
         match (tag.name(), tag.ends()) {
             ("starttls", _) => offered = true,
             ("features", true) => break,
-            ("error", _) | ("stream", true) => return Err(unlike(tag.0, "what it offers")),
+            ("error", false) => {
+                // What is wrong is the next tag, such as that the host is not known.
+                let why = Tag::next(dialogue).await?;
+                return Err(unlike(tag.0 + &why.0, OFFER));
+            }
+            ("stream", true) => return Err(unlike(tag.0, OFFER)),
             _ => {}
         }
     }
@@ -70,3 +75,5 @@ impl Tag {
         self.inner().starts_with('/') || self.inner().ends_with('/')
     }
 }
+
+const OFFER: &str = "what it offers";
