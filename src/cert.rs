@@ -13,7 +13,7 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
-use crate::config::KeyType;
+use crate::config::{KeyType, Usage};
 use crate::name::Identifier;
 use crate::pem::{self, PemError};
 use crate::text::External;
@@ -100,6 +100,8 @@ pub struct Leaf {
     pub ari_id: Option<AriId>,
     /// Whether it signed itself: a placeholder, not an issued certificate
     pub self_signed: bool,
+    /// What it is good for; empty where it does not say, which is for everything
+    pub usage: BTreeSet<Usage>,
 }
 
 impl Leaf {
@@ -131,6 +133,7 @@ impl Leaf {
             ari_id,
             self_signed: x509.issuer().as_raw() == x509.subject().as_raw()
                 && x509.verify_signature(None).is_ok(),
+            usage: usage(&x509),
         })
     }
 
@@ -181,6 +184,21 @@ fn key_type(x509: &X509Certificate<'_>) -> Option<KeyType> {
         },
         _ => None,
     }
+}
+
+fn usage(x509: &X509Certificate<'_>) -> BTreeSet<Usage> {
+    let Ok(Some(extension)) = x509.extended_key_usage() else { return BTreeSet::new() };
+    let said = extension.value;
+    let all = [
+        (said.client_auth, Usage::ClientAuth),
+        (said.code_signing, Usage::CodeSigning),
+        (said.email_protection, Usage::EmailProtection),
+        (said.server_auth, Usage::ServerAuth),
+    ];
+    if said.any {
+        return all.map(|(_, usage)| usage).into();
+    }
+    all.into_iter().filter_map(|(good, usage)| good.then_some(usage)).collect()
 }
 
 /// A certificate in a phrase for people: for whom, by whom, until when
@@ -249,11 +267,7 @@ pub fn check_issued(
     ordered: &BTreeSet<Identifier>,
     now: Timestamp,
 ) -> Result<Leaf, CertError> {
-    if chain.len() > MAX_CHAIN {
-        return Err(CertError::TooManyMembers(chain.len()));
-    }
-    let der = chain.first().ok_or(PemError::NoCertificate)?;
-    let leaf = Leaf::parse(der)?;
+    let leaf = leaf_of(chain)?;
     if leaf.public_key != public_key {
         return Err(CertError::ForeignKey);
     }
@@ -262,6 +276,18 @@ pub fn check_issued(
             names.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
         };
         return Err(CertError::Names { got: list(&leaf.identifiers), asked: list(ordered) });
+    }
+    check_chain(chain, now)?;
+    Ok(leaf)
+}
+
+/// Check that a chain can be used now: linked, each member good in its place, and not too long
+///
+/// # Errors
+/// The first fault, in words for the operator.
+pub fn check_chain(chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), CertError> {
+    if chain.len() > MAX_CHAIN {
+        return Err(CertError::TooManyMembers(chain.len()));
     }
     let members: Vec<_> = chain.iter().map(|der| parse(der)).collect::<Result<_, _>>()?;
     for (i, member) in members.iter().enumerate() {
@@ -279,13 +305,42 @@ pub fn check_issued(
     }
     for (i, pair) in members.windows(2).enumerate() {
         let [lower, upper] = pair else { continue };
-        let linked = lower.issuer().as_raw() == upper.subject().as_raw()
-            && lower.verify_signature(Some(upper.public_key())).is_ok();
-        if !linked {
+        if !is_issued_by(lower, upper) {
             return Err(CertError::Unlinked { position: i + 1 });
         }
     }
-    Ok(leaf)
+    Ok(())
+}
+
+fn is_issued_by(lower: &X509Certificate<'_>, upper: &X509Certificate<'_>) -> bool {
+    lower.issuer().as_raw() == upper.subject().as_raw()
+        && lower.verify_signature(Some(upper.public_key())).is_ok()
+}
+
+/// The leaf of a chain
+///
+/// # Errors
+/// When there is none, or it is broken.
+pub fn leaf_of(chain: &[CertificateDer<'_>]) -> Result<Leaf, CertError> {
+    Leaf::parse(chain.first().ok_or(PemError::NoCertificate)?)
+}
+
+/// Who vouches for the last member of a chain, which is its root unless members are missing
+///
+/// # Errors
+/// When there is no member, or the last is broken.
+pub fn root_of(chain: &[CertificateDer<'_>]) -> Result<External, CertError> {
+    let last = parse(chain.last().ok_or(PemError::NoCertificate)?)?;
+    Ok(External::new(last.issuer().to_string()))
+}
+
+/// Whether the last member of a chain is one of these roots, or issued by one
+pub fn leads_to(chain: &[CertificateDer<'_>], roots: &[CertificateDer<'_>]) -> bool {
+    let Some(last) = chain.last() else { return false };
+    let Ok(member) = parse(last) else { return false };
+    roots
+        .iter()
+        .any(|root| root == last || parse(root).is_ok_and(|root| is_issued_by(&member, &root)))
 }
 
 /// The most certificates that a chain may have

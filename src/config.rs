@@ -16,7 +16,7 @@ mod read;
 mod schema;
 mod tree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -117,8 +117,12 @@ pub struct Certificate {
     pub challenge: ChallengeMethod,
     /// When it is due, apart from what the CA suggests
     pub renew: Renew,
+    /// What a new one must be to take the place of one that works
+    pub gate: Gate,
     /// Where it goes, never empty
     pub targets: Vec<Target>,
+    /// Whether a target has to wait until the one before it is live
+    pub serial: bool,
 }
 
 /// The kind of a certificate's key
@@ -196,6 +200,98 @@ pub enum Http01 {
     Webroot(PathBuf),
 }
 
+/// What a new certificate must be before it takes the place of one that works
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Gate {
+    /// A PEM file with the roots that its chain must lead to
+    pub roots: Option<PathBuf>,
+    /// What it must be
+    pub require: Require,
+    /// How it must not differ from the one in place
+    pub forbid: BTreeSet<ChangeKind>,
+    /// Whether it is held back even when the one in place is about to expire
+    pub hard: bool,
+}
+
+/// What a certificate must be
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Require {
+    /// Purposes that it must be good for
+    pub usage: BTreeSet<Usage>,
+    /// How long it must be good for in all
+    pub lifetime: Option<Duration>,
+}
+
+/// A purpose of a certificate's key
+///
+/// <https://www.rfc-editor.org/rfc/rfc5280#section-4.2.1.12>
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Usage {
+    /// Proving a client's identity in TLS
+    ClientAuth,
+    /// Signing code
+    CodeSigning,
+    /// Signing and encrypting mail
+    EmailProtection,
+    /// Proving a server's identity in TLS
+    ServerAuth,
+}
+
+impl Usage {
+    /// The name in the configuration
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientAuth => "client-auth",
+            Self::CodeSigning => "code-signing",
+            Self::EmailProtection => "email-protection",
+            Self::ServerAuth => "server-auth",
+        }
+    }
+}
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// How a certificate may differ from the one in place
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum ChangeKind {
+    /// Names that somebody else's certificate had and the configuration does not list
+    LostNames,
+    /// Purposes that it is no longer good for
+    LostUsage,
+    /// Another intermediate or CA
+    OtherIssuer,
+    /// Another kind of key
+    OtherKey,
+    /// Another root
+    OtherRoot,
+    /// Less than two thirds of the lifetime
+    ShorterLife,
+}
+
+impl ChangeKind {
+    /// The name in the configuration
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::LostNames => "lost-names",
+            Self::LostUsage => "lost-usage",
+            Self::OtherIssuer => "other-issuer",
+            Self::OtherKey => "other-key",
+            Self::OtherRoot => "other-root",
+            Self::ShorterLife => "shorter-life",
+        }
+    }
+}
+
 /// When a certificate is due by its age
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Renew {
@@ -242,6 +338,8 @@ pub struct Target {
     pub reload: Option<Reload>,
     /// Where the certificate must be seen
     pub verify: Vec<Endpoint>,
+    /// How often the server may be reloaded for it within an hour; `None` is without limit
+    pub max_reloads_per_hour: Option<u32>,
 }
 
 /// How the files of a target are switched

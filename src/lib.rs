@@ -8,6 +8,7 @@ pub mod cert;
 pub mod config;
 pub mod event;
 pub mod failure;
+pub mod gate;
 pub mod name;
 pub mod pem;
 pub mod plan;

@@ -235,6 +235,13 @@ given_name! {
     TargetName, "a target"
 }
 
+/// What a target is called where the configuration names none
+impl Default for TargetName {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
 fn given(text: &str, what: &'static str) -> Result<(), GivenNameError> {
     let refuse = |reason| Err(GivenNameError { what, input: text.to_owned(), reason });
     if text.is_empty() || text.len() > 100 {

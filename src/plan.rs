@@ -142,6 +142,11 @@ pub enum HeldBack {
         /// When another order is allowed
         until: Timestamp,
     },
+    /// A server refuses the generation that is there, and would refuse the next one
+    Undeployed {
+        /// For which target
+        target: TargetName,
+    },
 }
 
 impl HeldBack {
@@ -149,7 +154,7 @@ impl HeldBack {
     pub const fn until(&self) -> Option<Timestamp> {
         match self {
             Self::Backoff { until } | Self::Ledger { until } => Some(*until),
-            Self::Clock => None,
+            Self::Clock | Self::Undeployed { .. } => None,
         }
     }
 }
@@ -164,6 +169,10 @@ impl std::fmt::Display for HeldBack {
             Self::Ledger { until } => write!(
                 f,
                 "waits until {until} because these names were certified moments ago (--force orders all the same)"
+            ),
+            Self::Undeployed { target } => write!(
+                f,
+                "waits because target `{target}` refuses the certificate that is there, and would refuse another"
             ),
         }
     }
@@ -221,7 +230,7 @@ fn decide(
     }
     let mut wake_at = match &held_back {
         Some(HeldBack::Backoff { until } | HeldBack::Ledger { until }) => *until,
-        Some(HeldBack::Clock) => now.after(LONGEST_SLEEP),
+        Some(HeldBack::Clock | HeldBack::Undeployed { .. }) => now.after(LONGEST_SLEEP),
         None => renew_at,
     };
     // Nobody is asked while the clock is suspect, so a question that is due wakes nobody.
@@ -234,7 +243,10 @@ fn decide(
             match deployment(now, target, held, observed) {
                 Deployment::Due(action) => actions.push(action),
                 Deployment::At(at) => wake_at = wake_at.min(at),
-                Deployment::Done => {}
+                Deployment::Done => continue,
+            }
+            if certificate.serial {
+                break;
             }
         }
     }
@@ -373,9 +385,29 @@ fn hold_back(
     if let Some(until) = crash_loop(now, certificate, observed) {
         return Some(HeldBack::Backoff { until });
     }
+    if let Some(target) = undeployed(certificate, observed, reason) {
+        return Some(HeldBack::Undeployed { target });
+    }
     let identifiers = certificate.identifiers.iter().cloned().collect();
     ledger::held_back(now, &observed.attempts, &identifiers, reason)
         .map(|until| HeldBack::Ledger { until })
+}
+
+/// The target that refuses the newest generation, where another would be no different
+fn undeployed(
+    certificate: &Certificate,
+    observed: &Observed,
+    reason: &Reason,
+) -> Option<TargetName> {
+    let newest = observed.held.as_ref()?.meta.number;
+    if !matches!(reason, Reason::Age { .. } | Reason::KeyAge { .. } | Reason::RenewalInfo { .. }) {
+        return None;
+    }
+    let refuses = |target: &&Target| {
+        let record = observed.targets.get(&target.name).map(|seen| &seen.record);
+        record.is_some_and(|record| record.generation == newest && record.is_refused())
+    };
+    certificate.targets.iter().find(refuses).map(|target| target.name.clone())
 }
 
 /// When another order is allowed after several that ended with their process
@@ -459,12 +491,27 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
         .not_before
         .filter(|at| *at > now && *at <= now.after(LONGEST_REST))
         .filter(|_| record.generation == wanted && observed.request == Request::None);
-    match waits {
+    match waits.max(next_reload(now, target, seen)) {
         Some(at) => Deployment::At(at),
         None => {
             Deployment::Due(Action::Deploy { target: target.name.clone(), generation: wanted, why })
         }
     }
+}
+
+/// When the server may be reloaded again, if it has been as often as it may be
+///
+/// The limit ends where what is in force does.
+fn next_reload(now: Timestamp, target: &Target, seen: &ObservedTarget) -> Option<Timestamp> {
+    let most = usize::try_from(target.max_reloads_per_hour?).ok()?;
+    let ends = |leaf: &crate::cert::Leaf| window::emergency(leaf) <= now;
+    if target.reload.is_none() || seen.in_force.as_ref().is_some_and(ends) {
+        return None;
+    }
+    let recent = |at: &&Timestamp| **at <= now && now.since(**at) < HOUR;
+    let recent: Vec<_> = seen.record.reloads.iter().filter(recent).collect();
+    let oldest = recent.get(recent.len().checked_sub(most)?)?;
+    Some(oldest.after(HOUR))
 }
 
 /// Whether the operator's way back is still in force
@@ -523,6 +570,8 @@ const CRASHES: u32 = 2;
 
 /// Longer than anything puts a next step off: a day, and a tenth of it by the seed
 const LONGEST_REST: Duration = Duration::from_secs(2 * 86_400);
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// 2026-11-01: no clock of a machine that runs this is before it
 const WRITTEN: Timestamp = Timestamp::from_seconds(1_793_491_200);

@@ -248,7 +248,24 @@ pub struct TargetRecord {
     /// The last generation that was live here before
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous: Option<u32>,
+    /// Addresses that showed a certificate before the files were switched; that one of them shows
+    /// none afterwards is our doing
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub answered: Vec<String>,
+    /// When the server was reloaded for it, within the last hour
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reloads: Vec<Timestamp>,
 }
+
+impl TargetRecord {
+    /// Whether the server refused this generation so often that only another cause can help
+    pub const fn is_refused(&self) -> bool {
+        self.installed_at.is_none() && self.failures >= REFUSALS
+    }
+}
+
+/// How often a generation is deployed and taken back before a human is asked
+pub const REFUSALS: u32 = 3;
 
 /// `published/<random>.json`: a challenge artefact that must be withdrawn, written ahead of it
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,9 +6,9 @@
 use std::path::{Path, PathBuf};
 
 /// The pure rooms: what they decide, they decide from their arguments alone
-const CORE: [&str; 13] = [
-    "cert", "config", "event", "failure", "name", "pem", "plan", "record", "report", "secret",
-    "text", "time", "token",
+const CORE: [&str; 14] = [
+    "cert", "config", "event", "failure", "gate", "name", "pem", "plan", "record", "report",
+    "secret", "text", "time", "token",
 ];
 
 /// One room for each outside world; none knows another

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use certkeep::config::{
-    Address, ChallengeMethod, Config, Content, Endpoint, Hook, Http01, KeyType, Layout, Process,
-    Profile, Reload, SecretSource, Share, Signal, StartTls, Target, schema,
+    Address, ChallengeMethod, ChangeKind, Config, Content, Endpoint, Hook, Http01, KeyType, Layout,
+    Process, Profile, Reload, SecretSource, Share, Signal, StartTls, Target, Usage, schema,
 };
 use certkeep::name::{CertName, Identifier, IssuerName};
 use proptest::prelude::*;
@@ -197,6 +197,19 @@ fn every_value_arrives_where_it_is_meant() {
     let target = only_target(plain);
     assert_eq!((&target.check, &target.reload), (&None, &None));
     assert!(target.verify.is_empty());
+
+    let several = certificate("several");
+    assert!(several.serial && several.gate.hard && !every.serial);
+    assert_eq!(several.gate.roots.as_deref(), Some(Path::new("/etc/certkeep/roots.pem")));
+    assert_eq!(several.gate.require.usage, [Usage::ServerAuth, Usage::ClientAuth].into());
+    assert_eq!(several.gate.require.lifetime, Some(Duration::from_secs(30 * 86_400)));
+    assert_eq!(several.gate.forbid, [ChangeKind::OtherRoot, ChangeKind::LostUsage].into());
+    assert_eq!(every.gate.forbid, [ChangeKind::LostNames].into());
+    let [canary, rest] = several.targets.as_slice() else { panic!("{:?}", several.targets) };
+    assert_eq!((canary.name.as_str(), rest.name.as_str()), ("canary", "rest"));
+    assert_eq!((canary.max_reloads_per_hour, rest.max_reloads_per_hour), (Some(6), None));
+    assert_eq!(canary.layout, Layout::Dir("/etc/certkeep/live/canary".into()));
+    assert_eq!(rest.layout, Layout::Copy);
 }
 
 #[test]

@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use certkeep::config::{
-    Certificate, ChallengeMethod, Config, Content, Http01, KeyType, Layout, Output, Renew, Target,
+    Certificate, ChallengeMethod, Config, Content, Gate, Http01, KeyType, Layout, Output, Renew,
+    Target,
 };
 use certkeep::failure::Step;
 use certkeep::name::{CertName, Identifier, IssuerName, TargetName};
@@ -64,7 +65,10 @@ fn certificate(layout: Layout, dir: &Path) -> Certificate {
             check: None,
             reload: None,
             verify: Vec::new(),
+            max_reloads_per_hour: None,
         }],
+        gate: Gate::default(),
+        serial: false,
     }
 }
 

@@ -6,8 +6,10 @@
 mod certificate;
 mod deploy;
 mod files;
+mod gate;
 mod issuer;
 mod path;
+mod targets;
 mod unique;
 
 use std::collections::BTreeMap;
@@ -168,11 +170,8 @@ fn certificates_of<'a>(
         let name = CertName::parse(key).map_err(|error| {
             faults.key(&at, error.to_string(), "give it such a name; `names` is what it is for")
         });
-        let files = files::files(raw, context.base, &at, faults);
-        if let Ok((layout, outputs)) = &files {
-            claims.push(Claim::new(key, layout, outputs));
-        }
-        let certificate = certificate::certificate(raw, name, files, context, &at, faults);
+        let targets = targets::targets(raw, key, context, claims, &at, faults);
+        let certificate = certificate::certificate(raw, name, targets, context, &at, faults);
         if let Ok(certificate) = certificate {
             certificates.insert(certificate.name.clone(), certificate);
         }

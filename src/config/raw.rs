@@ -8,7 +8,7 @@ mod shape;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::{Content, KeyType, Signal, StartTls};
+use crate::config::{ChangeKind, Content, KeyType, Signal, StartTls, Usage};
 
 pub(super) use shape::{ArgvOr, Named, Number, OneOrMany, Text, TextOr, TextOrNumber};
 
@@ -148,7 +148,8 @@ pub(super) struct RawDeployDefaults {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Certificate", extend("oneOf" = [
     { "required": ["dir"] },
-    { "required": ["files"] }
+    { "required": ["files"] },
+    { "required": ["targets"] }
 ]))]
 pub(super) struct RawCertificate {
     /// The DNS names and IP addresses that it vouches for. IDN may be written as they are spoken.
@@ -178,6 +179,70 @@ pub(super) struct RawCertificate {
     pub(super) copy: Option<bool>,
     /// What makes servers use the files, and where that is seen.
     pub(super) deploy: Option<RawDeploy>,
+    /// Several places in place of one `dir` or `files`, each with its own deployment.
+    #[schemars(extend("minItems" = 1))]
+    pub(super) targets: Option<Vec<RawTarget>>,
+    /// Deploy to the `targets` one after the other: the next only after the previous one is live.
+    #[schemars(extend("default" = false))]
+    pub(super) serial: Option<bool>,
+    /// What a new certificate must be before it takes the place of one that works.
+    pub(super) gate: Option<RawGate>,
+}
+
+/// One of several places where a certificate goes.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Target", extend("oneOf" = [
+    { "required": ["dir"] },
+    { "required": ["files"] }
+]))]
+pub(super) struct RawTarget {
+    /// A name of your choice, which appears in logs and commands.
+    #[schemars(required, extend("pattern" = "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"))]
+    pub(super) name: Option<Text>,
+    /// A directory that certkeep fills and switches as a whole, as in a certificate.
+    pub(super) dir: Option<TextOr<RawDir>>,
+    /// Files at any paths, switched together, as in a certificate.
+    #[schemars(extend("minItems" = 1))]
+    pub(super) files: Option<Vec<RawFile>>,
+    /// Keep regular files at the paths of `files` instead of symlinks.
+    #[schemars(extend("default" = false))]
+    pub(super) copy: Option<bool>,
+    /// What makes this place's servers use the files, and where that is seen.
+    pub(super) deploy: Option<RawDeploy>,
+}
+
+/// What a new certificate must be before it takes the place of one that works.
+///
+/// What is required or forbidden holds a deployment back until a twelfth of the life of the
+/// certificate in place is left.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Gate")]
+pub(super) struct RawGate {
+    /// PEM file with the roots that its chain must lead to. Without it any root will do.
+    pub(super) roots: Option<Text>,
+    /// What it must be.
+    pub(super) require: Option<RawRequire>,
+    /// How it must not differ from the one in place.
+    #[schemars(extend("default" = ["lost-names"]))]
+    pub(super) forbid: Option<Vec<ChangeKind>>,
+    /// Hold it back even when the one in place is about to expire.
+    #[schemars(extend("default" = false))]
+    pub(super) hard: Option<bool>,
+}
+
+/// What a certificate must be.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Require")]
+pub(super) struct RawRequire {
+    /// Purposes that it must be good for (extended key usage).
+    #[schemars(extend("minItems" = 1))]
+    pub(super) usage: Option<Vec<Usage>>,
+    /// How long it must be good for in all, such as `30d`.
+    #[schemars(with = "Option<Text>", extend("examples" = ["30d"]))]
+    pub(super) lifetime: Option<TextOrNumber>,
 }
 
 /// How control over the names is proven.
@@ -271,6 +336,10 @@ pub(super) struct RawDeploy {
     pub(super) reload: Option<ArgvOr<RawReload>>,
     /// Where the new certificate must be seen, such as `["example.com:443"]`.
     pub(super) verify: Option<Vec<TextOr<RawEndpoint>>>,
+    /// How often the server may be reloaded for this certificate within an hour. Without it there
+    /// is no limit.
+    #[schemars(range(min = 1, max = 3600))]
+    pub(super) max_reloads_per_hour: Option<Number>,
 }
 
 /// A command, run without a shell.

@@ -89,6 +89,8 @@ pub struct ObservedTarget {
     pub outputs: OutputState,
     /// What the operator went back to, if it is not the newest
     pub pinned: Option<Leaf>,
+    /// What its files hold, if it is not the newest
+    pub in_force: Option<Leaf>,
 }
 
 /// How the files of a target compare with what they should hold

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cert::{AriId, Fingerprint, Leaf};
 use crate::config::{
-    ChallengeMethod, Content, Http01, KeyType, Layout, Output, Profile, Renew, Share,
+    ChallengeMethod, Content, Gate, Http01, KeyType, Layout, Output, Profile, Reload, Renew, Share,
 };
 use crate::failure::{Failure, Step};
 use crate::name::Identifier;
@@ -69,7 +69,10 @@ fn config() -> Config {
             check: None,
             reload: None,
             verify: Vec::new(),
+            max_reloads_per_hour: None,
         }],
+        gate: Gate::default(),
+        serial: false,
     };
     Config {
         state_dir: PathBuf::from("/var/lib/certkeep"),
@@ -114,6 +117,7 @@ fn held(number: u32, from: Timestamp, lifetime: Duration) -> Held {
             public_key: Vec::new(),
             ari_id: Some(AriId { key_identifier: vec![1], serial: vec![2] }),
             self_signed: false,
+            usage: BTreeSet::new(),
         },
     }
 }
@@ -137,7 +141,8 @@ fn live(number: u32, from: Timestamp, lifetime: Duration) -> Observed {
         live_at: Some(from),
         ..TargetRecord::default()
     };
-    let seen = Box::new(ObservedTarget { record, outputs: OutputState::Current, pinned: None });
+    let outputs = OutputState::Current;
+    let seen = Box::new(ObservedTarget { record, outputs, ..ObservedTarget::default() });
     observed.targets.insert(target(), seen);
     observed.held = Some(held);
     observed
@@ -332,8 +337,8 @@ fn a_target_is_worked_on_until_it_is_live() {
     record(&mut observed, |t| {
         *t = ObservedTarget {
             outputs: OutputState::Current,
-            pinned: None,
             record: TargetRecord { live_at: None, ..t.record.clone() },
+            ..ObservedTarget::default()
         }
     });
     assert_eq!(why(&observed), Some(DeployReason::NotLive));
@@ -373,6 +378,90 @@ fn what_the_files_hold_is_taken_over_before_anything_is_ordered() {
     assert_eq!(decision(START.after(days(91)), &config(), &observed).actions, [Action::Issue]);
     observed.request = Request::Force;
     assert_eq!(decision(now, &config(), &observed).actions, [Action::Issue]);
+}
+
+#[test]
+fn one_target_after_the_other_is_deployed_to_where_that_is_asked_for() {
+    let mut config = config();
+    let [first, second] = ["canary", "rest"].map(|name| TargetName::parse(name).unwrap());
+    let only = certificate(&mut config).targets.remove(0);
+    certificate(&mut config).targets =
+        [&first, &second].map(|name| Target { name: name.clone(), ..only.clone() }).into();
+    let at = START.after(days(1));
+    let mut observed = live(1, START, days(90));
+    let seen = observed.targets.remove(&target()).unwrap();
+    observed.targets = [(first.clone(), seen.clone()), (second.clone(), seen)].into();
+    observed.held = Some(held(2, START, days(90)));
+    let due = |config: &Config, observed: &Observed| {
+        let actions = decision(at, config, observed).actions;
+        let targets = actions.into_iter().filter_map(|action| match action {
+            Action::Deploy { target, .. } => Some(target),
+            _ => None,
+        });
+        targets.collect::<Vec<_>>()
+    };
+    assert_eq!(due(&config, &observed), [first.clone(), second.clone()]);
+    certificate(&mut config).serial = true;
+    assert_eq!(due(&config, &observed), std::slice::from_ref(&first));
+    let record = &mut observed.targets.get_mut(&first).unwrap().record;
+    (record.generation, record.installed_at, record.live_at) = (2, Some(at), None);
+    record.not_before = Some(at.after(days(1)));
+    assert_eq!(due(&config, &observed), [], "the canary is not live, and waits");
+    let record = &mut observed.targets.get_mut(&first).unwrap().record;
+    (record.live_at, record.not_before) = (Some(at), None);
+    assert_eq!(due(&config, &observed), [second]);
+}
+
+#[test]
+fn a_server_is_reloaded_no_more_often_than_it_may_be_until_what_it_serves_ends() {
+    let mut config = config();
+    let only = &mut certificate(&mut config).targets[0];
+    only.max_reloads_per_hour = Some(2);
+    only.reload = Some(Reload::Systemd { unit: "a.service".to_owned(), timeout: days(1) });
+    let at = START.after(days(60));
+    let mut observed = live(1, START, days(90));
+    observed.held = Some(held(2, at, days(90)));
+    let ages = |minutes: &[u64]| -> Vec<_> {
+        minutes.iter().map(|m| at.before(Duration::from_secs(m * 60))).collect()
+    };
+    let next = |observed: &Observed| {
+        let decided = decision(at, &config, observed);
+        let due = decided.actions.iter().any(|a| matches!(a, Action::Deploy { .. }));
+        (!due).then_some(decided.wake_at.since(at).as_secs() / 60)
+    };
+    for (reloads, expected) in [
+        (&[][..], None),
+        (&[5], None),
+        (&[50, 5], Some(10)),
+        (&[90, 50, 5], Some(10)),
+        (&[90, 5], None),
+        (&[50, 40, 5], Some(20)),
+    ] {
+        observed.targets.get_mut(&target()).unwrap().record.reloads = ages(reloads);
+        assert_eq!(next(&observed), expected, "{reloads:?}");
+    }
+    let seen = observed.targets.get_mut(&target()).unwrap();
+    seen.record.reloads = ages(&[50, 5]);
+    seen.in_force = Some(held(1, at.before(days(89)), days(90)).leaf);
+    assert_eq!(next(&observed), None, "what is served ends tomorrow");
+}
+
+#[test]
+fn what_a_server_refuses_is_not_ordered_again_until_it_ends() {
+    let mut observed = live(1, START, days(90));
+    let record = &mut observed.targets.get_mut(&target()).unwrap().record;
+    (record.installed_at, record.live_at) = (None, None);
+    let held_back = |failures, day, observed: &Observed| {
+        let mut observed = observed.clone();
+        observed.targets.get_mut(&target()).unwrap().record.failures = failures;
+        decision(START.after(days(day)), &config(), &observed).held_back
+    };
+    let undeployed = Some(HeldBack::Undeployed { target: target() });
+    assert_eq!(held_back(2, 70, &observed), None);
+    assert_eq!(held_back(3, 70, &observed), undeployed);
+    assert_eq!(held_back(3, 89, &observed), None, "an emergency");
+    observed.request = Request::Force;
+    assert_eq!(held_back(3, 70, &observed), None);
 }
 
 /// One certificate through a span of time: what a plan asks for is done at once

@@ -7,7 +7,8 @@ use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer
 use super::pair::digest;
 use super::{NewGeneration, Store};
 use crate::config::{
-    Certificate, ChallengeMethod, Config, Content, Http01, KeyType, Layout, Output, Renew, Target,
+    Certificate, ChallengeMethod, Config, Content, Gate, Http01, KeyType, Layout, Output, Renew,
+    Target,
 };
 use crate::name::{CertName, Identifier, IssuerName, TargetName};
 use crate::record::{Digests, Generation, GenerationMeta, VERSION};
@@ -121,7 +122,10 @@ pub(super) fn certificate(layout: Layout, directory: &Path) -> Certificate {
             check: None,
             reload: None,
             verify: Vec::new(),
+            max_reloads_per_hour: None,
         }],
+        gate: Gate::default(),
+        serial: false,
     }
 }
 

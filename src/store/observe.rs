@@ -133,7 +133,10 @@ impl Store {
             let record = deploy.targets.get(&target.name).cloned().unwrap_or_default();
             let outputs = self.look_at_target(certificate, target, &record, &mut known, owners);
             let pinned = record.pinned_over.and_then(|_| known.leaf(record.generation));
-            let seen = Box::new(ObservedTarget { record, outputs, pinned });
+            let number = record.installed_at.map(|_| record.generation).or(record.previous);
+            let newest = known.newest.map(|newest| newest.meta.number);
+            let in_force = number.filter(|_| number != newest).and_then(|n| known.leaf(n));
+            let seen = Box::new(ObservedTarget { record, outputs, pinned, in_force });
             observed.targets.insert(target.name.clone(), seen);
         }
         match newest {

@@ -41,6 +41,8 @@ struct SeenTarget<'a> {
     record: Cow<'a, TargetRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pinned: Option<Cow<'a, Leaf>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    in_force: Option<Cow<'a, Leaf>>,
 }
 
 /// What an earlier process saw
@@ -82,6 +84,7 @@ impl<'a> Line<'a> {
                 record: target.record.into_owned(),
                 outputs: OutputState::Current,
                 pinned: target.pinned.map(Cow::into_owned),
+                in_force: target.in_force.map(Cow::into_owned),
             };
             (name.into_owned(), Box::new(seen))
         });
@@ -144,7 +147,8 @@ impl<'a> Seen<'a> {
         let targets = seen.targets.iter().map(|(name, target)| {
             let record = Cow::Borrowed(&target.record);
             let pinned = target.pinned.as_ref().map(Cow::Borrowed);
-            (Cow::Borrowed(name), SeenTarget { record, pinned })
+            let in_force = target.in_force.as_ref().map(Cow::Borrowed);
+            (Cow::Borrowed(name), SeenTarget { record, pinned, in_force })
         });
         Some(Self {
             held: Cow::Borrowed(seen.held.as_ref()?),

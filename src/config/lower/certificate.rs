@@ -5,14 +5,13 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::config::fault::{At, Faults, Refused};
-use crate::config::lower::files::Files;
-use crate::config::lower::{Context, Issuers, SPANS, deploy, issuer, path, span};
+use crate::config::lower::{Context, Issuers, SPANS, gate, issuer, path, span};
 use crate::config::nearest::{nearest, one_of};
 use crate::config::raw::{OneOrMany, RawCertificate, RawChallenge, RawRenew, Text};
 use crate::config::{
     Certificate, ChallengeMethod, Http01, KeyType, Profile, Renew, Share, Target, duration,
 };
-use crate::name::{CertName, Identifier, IssuerName, TargetName};
+use crate::name::{CertName, Identifier, IssuerName};
 
 /// What a certificate may take from the defaults
 #[derive(Default)]
@@ -34,7 +33,7 @@ pub(super) struct Renewal {
 pub(super) fn certificate(
     raw: &RawCertificate,
     name: Result<CertName, Refused>,
-    files: Result<Files, Refused>,
+    targets: Result<Vec<Target>, Refused>,
     context: &Context<'_>,
     at: &At<'_>,
     faults: &mut Faults,
@@ -58,10 +57,8 @@ pub(super) fn certificate(
     let renew = renew(raw.renew.as_ref(), &at.key("renew"), faults);
     let before = renew.before.or(defaults.renew.before);
     let key_max_age = renew.key_max_age.or(defaults.renew.key_max_age);
-    let deploy = deploy::deploy(raw.deploy.as_ref(), context, &at.key("deploy"), faults);
-    let target = target_name(at, faults);
-    let (layout, outputs) = files?;
-    let (check, reload, verify) = deploy?;
+    let gate = gate::gate(raw.gate.as_ref(), context.base, &at.key("gate"), faults);
+    let targets = targets?;
     Ok(Certificate {
         name: name?,
         identifiers: identifiers?,
@@ -70,7 +67,9 @@ pub(super) fn certificate(
         profile: profile.transpose()?,
         challenge: challenge?,
         renew: Renew { before: before.transpose()?, key_max_age: key_max_age.transpose()? },
-        targets: vec![Target { name: target?, layout, outputs, check, reload, verify }],
+        gate: gate?,
+        targets,
+        serial: raw.serial.unwrap_or_default(),
     })
 }
 
@@ -242,12 +241,6 @@ pub(super) fn renew(raw: Option<&RawRenew>, at: &At<'_>, faults: &mut Faults) ->
     let field = at.key("key_max_age");
     let key_max_age = raw.key_max_age.as_ref().map(|text| span(text, &field, faults));
     Renewal { before, key_max_age }
-}
-
-/// The one target that a certificate of the file has
-fn target_name(at: &At<'_>, faults: &mut Faults) -> Result<TargetName, Refused> {
-    TargetName::parse("default")
-        .map_err(|error| faults.value(at, error.to_string(), "report this as a bug of certkeep"))
 }
 
 /// Every address of this host, IPv4 too, on the port that CAs ask

@@ -13,7 +13,14 @@ use crate::config::raw::{
 use crate::config::{Address, Endpoint, Hook, Process, Reload};
 use crate::name::Identifier;
 
-type Deploy = (Option<Hook>, Option<Reload>, Vec<Endpoint>);
+/// What makes servers load the files, and where that is seen
+#[derive(Default)]
+pub(super) struct Deploy {
+    pub(super) check: Option<Hook>,
+    pub(super) reload: Option<Reload>,
+    pub(super) verify: Vec<Endpoint>,
+    pub(super) max_reloads_per_hour: Option<u32>,
+}
 
 pub(super) fn deploy(
     raw: Option<&RawDeploy>,
@@ -21,11 +28,19 @@ pub(super) fn deploy(
     at: &At<'_>,
     faults: &mut Faults,
 ) -> Result<Deploy, Refused> {
-    let Some(raw) = raw else { return Ok((None, None, Vec::new())) };
+    let Some(raw) = raw else { return Ok(Deploy::default()) };
     let check = raw.check.as_ref().map(|raw| check(raw, context, &at.key("check"), faults));
     let reload = raw.reload.as_ref().map(|raw| reload(raw, context, &at.key("reload"), faults));
     let verify = verify(raw.verify.as_deref(), context, &at.key("verify"), faults);
-    Ok((check.transpose()?, reload.transpose()?, verify?))
+    let most = raw
+        .max_reloads_per_hour
+        .map(|number| whole(number, MOST_RELOADS, &at.key("max_reloads_per_hour"), faults));
+    Ok(Deploy {
+        check: check.transpose()?,
+        reload: reload.transpose()?,
+        verify: verify?,
+        max_reloads_per_hour: most.transpose()?,
+    })
 }
 
 fn check(
@@ -269,8 +284,9 @@ fn endpoint(
     let connect =
         raw.connect.as_ref().map(|text| address(text, context.base, &at.key("connect"), faults));
     let within = raw.within.as_ref().map_or(default, |text| span(text, &at.key("within"), faults));
-    let samples =
-        raw.samples.map_or(Ok(SAMPLES), |number| samples(number, &at.key("samples"), faults));
+    let samples = raw
+        .samples
+        .map_or(Ok(SAMPLES), |number| whole(number, MOST_SAMPLES, &at.key("samples"), faults));
     let (host, port) = endpoint?;
     Ok(Endpoint {
         host,
@@ -308,13 +324,14 @@ fn address(text: &Text, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result
     Ok(Address::Unix(path))
 }
 
-fn samples(number: Number, at: &At<'_>, faults: &mut Faults) -> Result<u32, Refused> {
+/// A whole number from 1 to `most`
+fn whole(number: Number, most: u32, at: &At<'_>, faults: &mut Faults) -> Result<u32, Refused> {
     match u32::try_from(number.0) {
-        Ok(number) if (1..=MOST_SAMPLES).contains(&number) => Ok(number),
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
         _ => Err(faults.value(
             at,
-            format!("{} handshakes in a row are not possible", number.0),
-            format!("write a number from 1 to {MOST_SAMPLES}"),
+            format!("`{}` is not from 1 to {most}", number.0),
+            format!("give a whole number from 1 to {most}"),
         )),
     }
 }
@@ -354,6 +371,9 @@ fn host_port(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<(Identifie
 
 /// <https://man7.org/linux/man-pages/man7/unix.7.html>
 const LONGEST_SOCKET: usize = 107;
+
+/// One reload each second
+const MOST_RELOADS: u32 = 3600;
 
 const MOST_SAMPLES: u32 = 100;
 

@@ -5,20 +5,27 @@ use std::path::{Path, PathBuf};
 use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::path;
 use crate::config::nearest::one_of;
-use crate::config::raw::{RawCertificate, RawDir, RawFile, TextOr, TextOrNumber};
+use crate::config::raw::{RawDir, RawFile, TextOr, TextOrNumber};
 use crate::config::{Content, Layout, Output};
 
 /// How the files are switched, and the files
 pub(super) type Files = (Layout, Vec<Output>);
 
+/// Where files go, as written
+pub(super) struct Placement<'a> {
+    pub(super) dir: Option<&'a TextOr<RawDir>>,
+    pub(super) files: Option<&'a [RawFile]>,
+    pub(super) copy: Option<bool>,
+}
+
 pub(super) fn files(
-    raw: &RawCertificate,
+    raw: &Placement<'_>,
     base: &Path,
     at: &At<'_>,
     faults: &mut Faults,
 ) -> Result<Files, Refused> {
     let copy = raw.copy.unwrap_or_default();
-    match (&raw.dir, &raw.files) {
+    match (raw.dir, raw.files) {
         (None, None) => Err(faults.missing(
             at,
             &["dir", "files"],

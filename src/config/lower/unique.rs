@@ -5,22 +5,29 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::config::Layout;
 use crate::config::fault::{At, Faults};
-use crate::config::{Layout, Output};
+use crate::config::lower::files::Files;
 
-/// The outputs of one certificate, whatever else is wrong with it
+/// The outputs of one target of a certificate, whatever else is wrong with it
 pub(super) struct Claim<'a> {
     /// The certificate, as the file calls it
     certificate: &'a str,
+    /// Which of its `targets` it is, if it has such
+    target: Option<usize>,
     in_dir: bool,
     paths: Vec<PathBuf>,
 }
 
 impl<'a> Claim<'a> {
-    pub(super) fn new(certificate: &'a str, layout: &Layout, outputs: &[Output]) -> Self {
+    pub(super) fn new(
+        certificate: &'a str,
+        target: Option<usize>,
+        (layout, outputs): &Files,
+    ) -> Self {
         let in_dir = matches!(layout, Layout::Dir(_));
         let paths = outputs.iter().map(|output| output.path.clone()).collect();
-        Self { certificate, in_dir, paths }
+        Self { certificate, target, in_dir, paths }
     }
 
     fn outputs(&self) -> impl Iterator<Item = Placed<'_>> {
@@ -78,8 +85,8 @@ struct Placed<'a> {
 }
 
 struct Clashes<'a, 'f> {
-    /// Certificates whose directory was refused: one path, one mistake, however many files
-    in_dirs: HashSet<&'a str>,
+    /// Directories that were refused: one path, one mistake, however many files
+    in_dirs: HashSet<(&'a str, Option<usize>)>,
     faults: &'f mut Faults,
 }
 
@@ -87,12 +94,15 @@ impl<'a> Clashes<'a, '_> {
     fn add(&mut self, output: &Placed<'a>, message: String, remedy: &str) {
         let root = At::Root;
         let under = root.key("certificates");
-        let at = under.key(output.claim.certificate);
+        let certificate = under.key(output.claim.certificate);
+        let targets = certificate.key("targets");
+        let target = output.claim.target.map(|index| targets.index(index));
+        let at = target.as_ref().unwrap_or(&certificate);
         if !output.claim.in_dir {
             let files = at.key("files");
             let file = files.index(output.index);
             self.faults.value(&file.key("path"), message, remedy);
-        } else if self.in_dirs.insert(output.claim.certificate) {
+        } else if self.in_dirs.insert((output.claim.certificate, output.claim.target)) {
             self.faults.value(&at.key("dir"), message, remedy);
         }
     }
