@@ -13,6 +13,7 @@
 //! certificates/<name>/generations/000007/   key.pem chain.pem meta.json
 //! certificates/<name>/*.json                order, attempts, deploy
 //! certificates/<name>/originals/<target>/   what the target had before certkeep
+//! certificates/<name>/before/<target>/      what it had before a deployment under way
 //! certificates/<name>/journal-<target>.json a switch under way, for `copy: true`
 //! deployed/<name>/<target>/                 the atomic directory of `files:`
 //! published/<random>.json                   challenge artefacts to withdraw
@@ -21,7 +22,7 @@
 //! ```
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rustix::fs;
 
@@ -34,6 +35,7 @@ mod atomic;
 mod copy;
 mod dir;
 mod error;
+mod find;
 #[cfg(test)]
 mod fixture;
 mod generation;
@@ -71,6 +73,8 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     access: Access,
+    /// Held from reading a record of several targets until it is written
+    deploys: Mutex<()>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +115,17 @@ impl Store {
                 child.set_mode(0o700)?;
             }
         }
-        Ok(Self(Arc::new(Inner { root, access: Access::ReadWrite })))
+        Ok(Self::at(root, Access::ReadWrite))
     }
 
     /// Look at the state directory without ever writing, also when it does not exist
     pub fn open_read_only(config: &Config) -> Self {
         let root = absolute(&config.state_dir);
-        Self(Arc::new(Inner { root, access: Access::ReadOnly }))
+        Self::at(root, Access::ReadOnly)
+    }
+
+    fn at(root: PathBuf, access: Access) -> Self {
+        Self(Arc::new(Inner { root, access, deploys: Mutex::default() }))
     }
 
     /// Whether the user may look at what it keeps; a state directory that is not there yet is fine
@@ -255,6 +263,7 @@ const DEPLOYED: &str = "deployed";
 const PUBLISHED: &str = "published";
 const GENERATIONS: &str = "generations";
 const ORIGINALS: &str = "originals";
+const BEFORE: &str = "before";
 
 /// Marks unfinished files of the state directory itself
 const OWN: &str = "state";

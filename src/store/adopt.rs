@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::Store;
@@ -10,6 +11,7 @@ use super::error::StoreError;
 use super::generation::NewGeneration;
 use super::pair::Pair;
 use crate::config::{Certificate, Content, Target};
+use crate::pem;
 use crate::record::Generation;
 use crate::time::Timestamp;
 
@@ -31,6 +33,11 @@ impl Store {
         self.stage(&new, &pair.key, &pair.chain).map(Some)
     }
 
+    /// The chain that the outputs of a target hold, whoever put it there
+    pub fn chain_in_outputs(&self, target: &Target) -> Option<Vec<CertificateDer<'static>>> {
+        pem::certificates(&chain_of(target)?).ok()
+    }
+
     /// The certificate with its key that the outputs hold; of several, the one that lasts longest
     pub(super) fn pair_in_outputs(&self, certificate: &Certificate) -> Option<Pair> {
         let pairs = certificate.targets.iter().filter_map(pair_of);
@@ -38,18 +45,24 @@ impl Store {
     }
 }
 
-fn pair_of(target: &Target) -> Option<Pair> {
-    let file = |content| {
-        let output = target.outputs.iter().find(|output| output.content == content)?;
-        read(&output.path)
-    };
-    let key = file(Content::Key).or_else(|| file(Content::Combined))?;
-    let chain = file(Content::Fullchain).or_else(|| file(Content::Combined)).or_else(|| {
+fn file(target: &Target, content: Content) -> Option<Zeroizing<Vec<u8>>> {
+    let output = target.outputs.iter().find(|output| output.content == content)?;
+    read(&output.path)
+}
+
+fn chain_of(target: &Target) -> Option<Zeroizing<Vec<u8>>> {
+    let file = |content| file(target, content);
+    file(Content::Fullchain).or_else(|| file(Content::Combined)).or_else(|| {
         let mut leaf = file(Content::Cert)?;
         leaf.push(b'\n');
         leaf.extend_from_slice(&file(Content::Chain).unwrap_or_default());
         Some(leaf)
-    })?;
+    })
+}
+
+fn pair_of(target: &Target) -> Option<Pair> {
+    let key = file(target, Content::Key).or_else(|| file(target, Content::Combined))?;
+    let chain = chain_of(target)?;
     let key = Zeroizing::new(String::from_utf8_lossy(&key).into_owned());
     let path = target.outputs.first()?.path.as_path();
     Pair::new(&key, &chain, path).ok()

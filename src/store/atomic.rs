@@ -20,7 +20,7 @@ use rustix::io::Errno;
 use super::dir::{Attributes, DATA, Dir, random};
 use super::error::StoreError;
 use super::install::{Placed, common_owner, open_place, open_places};
-use super::original::{Original, Was};
+use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::walk::{self, Held, Present};
 use super::{DEPLOYED, Store, pair};
@@ -84,7 +84,7 @@ fn prepare(
     }
     let found: Vec<_> =
         strangers.iter().map(|(place, present)| (place.output.path.clone(), present)).collect();
-    store.remember_originals(&certificate.name, &target.name, &found)?;
+    store.keep(Kept::Original, &certificate.name, &target.name, &found)?;
 
     let mode = match target.layout {
         Layout::Dir(_) => 0o755,
@@ -298,7 +298,9 @@ fn obsolete(
         }
     } else {
         let prefix = commit.atomic.join("");
-        for original in store.originals(&certificate.name, &target.name).unwrap_or_default() {
+        for original in
+            store.kept(Kept::Original, &certificate.name, &target.name).unwrap_or_default()
+        {
             let (Some(directory), Some(name)) = (original.path.parent(), original.path.file_name())
             else {
                 continue;

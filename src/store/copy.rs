@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::dir::{Dir, temporary_name};
 use super::error::StoreError;
 use super::install::{Placed, open_place, open_places};
-use super::original::{Original, Was};
+use super::original::{Kept, Original, Was};
 use super::record::{self, Reading, Record};
 use super::walk::{self, Held};
 use super::{Store, pair};
@@ -39,7 +39,7 @@ pub(super) fn install(
         }
     }
     let found: Vec<_> = present.iter().map(|(path, present)| (path.clone(), present)).collect();
-    store.remember_originals(&certificate.name, &target.name, &found)?;
+    store.keep(Kept::Original, &certificate.name, &target.name, &found)?;
     let changes = placed.iter().map(|place| Change {
         directory: place.directory,
         name: place.name,
@@ -454,7 +454,7 @@ mod tests {
             store.install(&certificate, target, &fixture::stage(&store)).unwrap();
         }
         assert!(out.join("privkey.pem").symlink_metadata().unwrap().is_file());
-        assert_eq!(store.originals(&certificate.name, &target.name).unwrap().len(), 2);
+        assert_eq!(store.kept(Kept::Original, &certificate.name, &target.name).unwrap().len(), 2);
         store.restore_original(&certificate, target).unwrap();
         assert_eq!(given(&certificate), [Some("old chain".into()), Some("old key".into())]);
         assert_eq!(std::fs::read_link(out.join("privkey.pem")).unwrap(), Path::new("live"));

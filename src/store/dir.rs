@@ -185,6 +185,15 @@ impl Dir {
         self.read_with(name.as_ref(), OFlags::empty(), LIMIT)
     }
 
+    /// As [`Dir::read_through`], with this many bytes as the most
+    pub(super) fn read_through_up_to(
+        &self,
+        name: impl AsRef<OsStr>,
+        limit: usize,
+    ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
+        self.read_with(name.as_ref(), OFlags::empty(), limit)
+    }
+
     fn read_with(
         &self,
         name: &OsStr,

@@ -10,7 +10,7 @@ use rustix::fs::{self, Mode, OFlags};
 use super::dir::{Attributes, DATA, Dir, set_attributes};
 use super::error::StoreError;
 use super::observe::{Verdict, verdict};
-use super::original::{Original, Was};
+use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::{Store, atomic, copy, pair, walk};
 use crate::cert::Fingerprint;
@@ -106,26 +106,83 @@ impl Store {
         target: &Target,
     ) -> Result<(), StoreError> {
         self.writable()?;
-        let originals = self.originals(&certificate.name, &target.name)?;
-        if !originals.iter().any(|original| !matches!(original.was, Was::Absent)) {
+        let originals = self.kept(Kept::Original, &certificate.name, &target.name)?;
+        if !is_something(&originals) {
             return Err(StoreError::refused(
                 self.certificate_path(&certificate.name),
                 format!("keeps no original of target `{}`: nothing was there before", target.name),
                 "roll back to a generation instead, or install files by hand",
             ));
         }
+        self.restore(certificate, target, &originals)
+    }
+
+    fn restore(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        originals: &[Original],
+    ) -> Result<(), StoreError> {
         match &target.layout {
-            Layout::Copy => copy::restore(self, certificate, target, &originals),
-            Layout::Dir(_) | Layout::Links => {
-                atomic::restore(self, certificate, target, &originals)
-            }
+            Layout::Copy => copy::restore(self, certificate, target, originals),
+            Layout::Dir(_) | Layout::Links => atomic::restore(self, certificate, target, originals),
         }
     }
 
-    /// Whether [`Store::restore_original`] has something to put back
-    pub fn has_original(&self, certificate: &Certificate, target: &Target) -> bool {
-        self.originals(&certificate.name, &target.name)
-            .is_ok_and(|all: Vec<Original>| all.iter().any(|o| !matches!(o.was, Was::Absent)))
+    /// Remember what a target has before a deployment, unless `previous` is all of it
+    ///
+    /// So that [`Store::put_back`] brings back also what somebody else put there.
+    ///
+    /// # Errors
+    /// When something there cannot be read, or not be kept.
+    pub fn keep_before(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        previous: Option<&Generation>,
+    ) -> Result<(), StoreError> {
+        self.writable()?;
+        self.forget_before(&certificate.name, &target.name)?;
+        let placed = self.place(certificate, target, &Owners::default())?;
+        let is_previous = |place: &Placed<'_>| {
+            let verdict = previous.map(|previous| place.verdict(previous));
+            matches!(verdict, Some(Verdict::Current | Verdict::Attributes(_)))
+        };
+        if placed.iter().all(is_previous) {
+            return Ok(());
+        }
+        // A directory that is yet to be made has nothing in it.
+        let Ok(places) = open_places(&placed) else { return Ok(()) };
+        let mut present = Vec::with_capacity(placed.len());
+        for place in &placed {
+            if let Some(dir) = places.get(place.directory) {
+                present.push((place.output.path.clone(), walk::look(dir, place.name)?));
+            }
+        }
+        if present.iter().all(|(_, present)| present.content().is_none()) {
+            return Ok(());
+        }
+        let found: Vec<_> = present.iter().map(|(path, present)| (path.clone(), present)).collect();
+        self.keep(Kept::Before, &certificate.name, &target.name, &found)
+    }
+
+    /// Put back what [`Store::keep_before`] found: that, or `previous`; whether there was anything
+    ///
+    /// # Errors
+    /// When it cannot be put back.
+    pub fn put_back(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        previous: Option<&Generation>,
+    ) -> Result<bool, StoreError> {
+        let before = self.kept(Kept::Before, &certificate.name, &target.name)?;
+        match previous {
+            _ if is_something(&before) => self.restore(certificate, target, &before)?,
+            Some(previous) => self.install(certificate, target, previous)?,
+            None => return Ok(false),
+        }
+        Ok(true)
     }
 
     /// Where each output of a target goes, without a look at the disk
@@ -150,6 +207,10 @@ impl Store {
         }
         Ok(placed)
     }
+}
+
+fn is_something(kept: &[Original]) -> bool {
+    kept.iter().any(|original| !matches!(original.was, Was::Absent))
 }
 
 /// An output, and where its parts are

@@ -1,4 +1,4 @@
-//! What a target had before certkeep came.
+//! What a target had before: before certkeep came, and before the deployment that is under way.
 
 use std::path::PathBuf;
 
@@ -9,11 +9,29 @@ use super::dir::{Attributes, Dir};
 use super::error::StoreError;
 use super::record::{self, Reading, Record};
 use super::walk::{Held, Present};
-use super::{ORIGINALS, OWN, Store};
+use super::{BEFORE, ORIGINALS, OWN, Store};
 use crate::name::{CertName, TargetName};
 use crate::record::VERSION;
 
-/// What was at one path before certkeep came
+/// Which of the two is meant
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// What was there before certkeep came; of each path the first that was found, for ever
+    Original,
+    /// What was there before a deployment, where that is no generation; until it is live
+    Before,
+}
+
+impl Kept {
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Before => BEFORE,
+            Self::Original => ORIGINALS,
+        }
+    }
+}
+
+/// What was at one path
 #[derive(Debug)]
 pub(super) struct Original {
     pub(super) path: PathBuf,
@@ -37,11 +55,11 @@ impl Was {
     }
 }
 
-/// `originals/<target>/manifest.json`
+/// `originals/<target>/manifest.json` and `before/<target>/manifest.json`
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Manifest {
     version: u32,
-    files: Vec<Kept>,
+    files: Vec<KeptFile>,
 }
 
 impl Record for Manifest {
@@ -51,7 +69,7 @@ impl Record for Manifest {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Kept {
+struct KeptFile {
     path: PathBuf,
     /// The text of the symlink that was there
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,14 +89,15 @@ struct KeptContent {
 
 impl Store {
     /// Keep what is at these paths, unless something of the path is kept already
-    pub(super) fn remember_originals(
+    pub(super) fn keep(
         &self,
+        kept: Kept,
         certificate: &CertName,
         target: &TargetName,
         found: &[(PathBuf, &Present)],
     ) -> Result<(), StoreError> {
         let home = self.ensure_certificate_dir(certificate)?;
-        let originals = home.ensure_child(ORIGINALS, 0o700)?;
+        let originals = home.ensure_child(kept.folder(), 0o700)?;
         let dir = originals.ensure_child(target.as_str(), 0o700)?;
         let mut manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
             Reading::Record(manifest) => manifest,
@@ -103,7 +122,7 @@ impl Store {
                 Present::Link { text, .. } => text.to_str().map(str::to_owned),
                 Present::Absent | Present::File(_) => None,
             };
-            manifest.files.push(Kept { path: path.clone(), link, content });
+            manifest.files.push(KeptFile { path: path.clone(), link, content });
         }
         if manifest.files.len() == known {
             return Ok(());
@@ -115,12 +134,13 @@ impl Store {
     }
 
     /// What is kept of a target
-    pub(super) fn originals(
+    pub(super) fn kept(
         &self,
+        kept: Kept,
         certificate: &CertName,
         target: &TargetName,
     ) -> Result<Vec<Original>, StoreError> {
-        let path = self.certificate_path(certificate).join(ORIGINALS).join(target.as_str());
+        let path = self.certificate_path(certificate).join(kept.folder()).join(target.as_str());
         let Some(dir) = Dir::find(&path)? else { return Ok(Vec::new()) };
         let manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
             Reading::Record(manifest) => manifest,
@@ -128,9 +148,25 @@ impl Store {
         };
         manifest.files.into_iter().map(|kept| original(&dir, kept)).collect()
     }
+
+    /// Forget what was there before a deployment: it is live, or another one begins
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub fn forget_before(
+        &self,
+        certificate: &CertName,
+        target: &TargetName,
+    ) -> Result<(), StoreError> {
+        self.writable()?;
+        match Dir::find(&self.certificate_path(certificate).join(BEFORE))? {
+            Some(dir) => dir.remove_tree(target.as_str()),
+            None => Ok(()),
+        }
+    }
 }
 
-fn original(dir: &Dir, kept: Kept) -> Result<Original, StoreError> {
+fn original(dir: &Dir, kept: KeptFile) -> Result<Original, StoreError> {
     let content = match kept.content {
         Some(KeptContent { file, mode, uid, gid }) => {
             let plain = file.bytes().all(|b| b.is_ascii_digit());

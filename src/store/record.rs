@@ -7,8 +7,10 @@ use super::dir::{Attributes, Dir};
 use super::error::StoreError;
 use super::{ACCOUNTS, OWN, Store, eight_digits, pair};
 use crate::event::Event;
-use crate::name::CertName;
-use crate::record::{AccountRecord, Attempts, DeployRecord, OrderRecord, PublishedRecord, VERSION};
+use crate::name::{CertName, TargetName};
+use crate::record::{
+    AccountRecord, Attempts, DeployRecord, OrderRecord, PublishedRecord, TargetRecord, VERSION,
+};
 use crate::text::External;
 use crate::time::Timestamp;
 
@@ -135,6 +137,22 @@ impl Store {
     pub fn write_deploy(&self, name: &CertName, deploy: &DeployRecord) -> Result<(), StoreError> {
         let deploy = DeployRecord { version: VERSION, ..deploy.clone() };
         write(&self.ensure_certificate_dir(name)?, DEPLOY, &deploy)
+    }
+
+    /// Keep how far one target got
+    ///
+    /// # Errors
+    /// When the record cannot be read or written; what was there before still is.
+    pub fn write_target(
+        &self,
+        name: &CertName,
+        target: &TargetName,
+        record: TargetRecord,
+    ) -> Result<(), StoreError> {
+        let _alone = self.0.deploys.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut deploy = self.deploy(name, &mut |_| ())?;
+        deploy.targets.insert(target.clone(), record);
+        self.write_deploy(name, &deploy)
     }
 
     fn record<T: Record>(

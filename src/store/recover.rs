@@ -5,7 +5,7 @@ use super::error::StoreError;
 use super::install::{common_owner, open_place};
 use super::observe::in_shares;
 use super::owner::Owners;
-use super::{ACCOUNTS, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy};
+use super::{ACCOUNTS, BEFORE, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy};
 use crate::config::{Certificate, Layout};
 use crate::event::Event;
 use crate::text::External;
@@ -62,9 +62,10 @@ impl Store {
         if let Some(generations) = home.child(GENERATIONS)? {
             sweep(&generations, OWN)?;
         }
-        if let Some(originals) = home.child(ORIGINALS)? {
-            for name in originals.names()? {
-                if let Some(dir) = name.to_str().and_then(|n| originals.child(n).transpose()) {
+        for folder in [ORIGINALS, BEFORE] {
+            let Some(folder) = home.child(folder)? else { continue };
+            for name in folder.names()? {
+                if let Some(dir) = name.to_str().and_then(|n| folder.child(n).transpose()) {
                     sweep(&dir?, OWN)?;
                 }
             }
