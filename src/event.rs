@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::cert::Fingerprint;
 use crate::failure::{Failure, Step};
+use crate::gate::Change;
 use crate::name::{CertName, IssuerName, TargetName};
 use crate::text::{Count, External};
 use crate::time::Timestamp;
@@ -69,6 +70,17 @@ pub enum Event {
     ConfigurationRefused {
         /// Every mistake, with its place
         errors: Vec<String>,
+    },
+    /// A certificate that is about to be deployed differs from the one in place
+    Differs {
+        /// Which certificate
+        certificate: CertName,
+        /// Which target
+        target: TargetName,
+        /// The new generation
+        generation: u32,
+        /// How it differs
+        changes: Vec<Change>,
     },
     /// A step failed
     Failed {
@@ -214,6 +226,7 @@ impl Event {
     pub const fn certificate(&self) -> Option<&CertName> {
         match self {
             Self::Adopted { certificate, .. }
+            | Self::Differs { certificate, .. }
             | Self::Failed { certificate, .. }
             | Self::Installed { certificate, .. }
             | Self::Issued { certificate, .. }
@@ -261,6 +274,11 @@ impl fmt::Display for Event {
             Self::ConfigurationRefused { errors } => {
                 write!(f, "the changed configuration is refused and the old one stays in force: ")?;
                 f.write_str(&errors.join("; "))
+            }
+            Self::Differs { target, generation, changes, .. } => {
+                let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+                write!(f, "generation {generation} differs from what target `{target}` has: ")?;
+                f.write_str(&changes.join("; "))
             }
             Self::Failed { target: Some(target), failure, next, .. } => {
                 write!(f, "target `{target}`: {failure}; next attempt {next}")

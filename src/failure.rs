@@ -125,6 +125,10 @@ pub enum Step {
     Download,
     /// Keeping key and chain as a generation
     Stage,
+    /// Seeing what the endpoints serve before anything changes
+    Survey,
+    /// Judging whether the generation may take the place of what is there
+    Gate,
     /// Switching the files
     Install,
     /// Asking the server whether it would accept them
@@ -149,6 +153,8 @@ impl Step {
             Self::Finalize => "finalize",
             Self::Download => "download",
             Self::Stage => "stage",
+            Self::Survey => "survey",
+            Self::Gate => "gate",
             Self::Install => "install",
             Self::Check => "check",
             Self::Reload => "reload",

@@ -1,0 +1,384 @@
+//! What one check and one reload serve: forward until it is seen on the wire, or back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::{Deployment, Installed, begin, joined, recent};
+use crate::agent::Shared;
+use crate::cert::{Fingerprint, Leaf};
+use crate::config::{Endpoint, Hook, Reload};
+use crate::deploy::{self, HookContext};
+use crate::event::Event;
+use crate::failure::{Failure, Step};
+use crate::plan::window;
+use crate::probe::{Seen, Unseen, Wanted};
+use crate::text::External;
+
+/// Deployments that one check and one reload serve
+#[derive(Debug)]
+pub(super) struct Batch {
+    pub(super) check: Option<Hook>,
+    pub(super) reload: Option<Reload>,
+    pub(super) members: Vec<Installed>,
+}
+
+/// A deployment that has to go back, and why
+type Refused = (Installed, Failure);
+
+impl Batch {
+    /// Bring all of it as far as it gets
+    pub(super) async fn run(mut self, shared: &Shared) {
+        let loaded = match self.ask(shared, Files::New).await {
+            Ok(()) => self.load(shared, Files::New).await,
+            Err(failure) => Err(failure),
+        };
+        let members = std::mem::take(&mut self.members);
+        if let Err(failure) = loaded {
+            let refused = members.into_iter().map(|member| (member, failure.clone())).collect();
+            return self.go_back(shared, refused).await;
+        }
+        let mut verifying = JoinSet::new();
+        for mut member in members {
+            member.deployment.record.reloaded_at = Some(shared.now());
+            let shared = shared.clone();
+            verifying.spawn(async move {
+                member.deployment.write(&shared).await;
+                member.verify(&shared).await
+            });
+        }
+        let mut refused = Vec::new();
+        while let Some(verified) = joined(shared, &mut verifying).await {
+            refused.extend(verified);
+        }
+        if !refused.is_empty() {
+            self.go_back(shared, refused).await;
+        }
+    }
+
+    /// The server's own check of the files that are there now
+    async fn ask(&self, shared: &Shared, files: Files) -> Result<(), Failure> {
+        let (Some(check), Some(first)) = (&self.check, self.members.first()) else { return Ok(()) };
+        begin(shared, &first.deployment.certificate, Step::Check);
+        let contexts: Vec<_> = self.members.iter().map(|member| member.context(files)).collect();
+        deploy::check(check, &contexts, &|event| shared.tell(event)).await
+    }
+
+    /// Make the server load the files that are there now
+    async fn load(&mut self, shared: &Shared, files: Files) -> Result<(), Failure> {
+        let (Some(reload), Some(first)) = (&self.reload, self.members.first()) else {
+            return Ok(());
+        };
+        begin(shared, &first.deployment.certificate, Step::Reload);
+        let now = shared.now();
+        for member in &mut self.members {
+            let reloads = &mut member.deployment.record.reloads;
+            *reloads = recent(reloads, now);
+            reloads.push(now);
+        }
+        let contexts: Vec<_> = self.members.iter().map(|member| member.context(files)).collect();
+        deploy::reload(reload, &contexts, &|event| shared.tell(event)).await
+    }
+
+    /// Put back what was there before, have it loaded again, and say whose fault it was
+    ///
+    /// A target that had nothing before keeps the new files: nothing is not better.
+    async fn go_back(&mut self, shared: &Shared, refused: Vec<Refused>) {
+        let mut failures = Vec::new();
+        for (mut member, failure) in refused {
+            if member.put_back(shared).await {
+                self.members.push(member);
+                failures.push(failure);
+            } else {
+                member.deployment.fail(shared, failure, false).await;
+            }
+        }
+        if self.members.is_empty() {
+            return;
+        }
+        let verdict = match self.ask(shared, Files::Before).await {
+            Err(_) => Verdict::RefusesBoth,
+            Ok(()) => match self.load(shared, Files::Before).await {
+                Err(failure) => Verdict::NotLoaded(failure.summary),
+                Ok(()) => Verdict::Loaded,
+            },
+        };
+        let mut going = JoinSet::new();
+        for (member, failure) in std::mem::take(&mut self.members).into_iter().zip(failures) {
+            let (shared, verdict) = (shared.clone(), verdict.clone());
+            going.spawn(async move { member.conclude(&shared, failure, verdict).await });
+        }
+        while joined(shared, &mut going).await.is_some() {}
+    }
+}
+
+/// Which files a command is told about
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Files {
+    Before,
+    New,
+}
+
+/// What the server made of the files that are back
+#[derive(Clone, Debug)]
+enum Verdict {
+    Loaded,
+    NotLoaded(External),
+    RefusesBoth,
+}
+
+impl Installed {
+    fn context(&self, files: Files) -> HookContext<'_> {
+        let Deployment { certificate, target, reason, .. } = &self.deployment;
+        let new = (self.generation.meta.number, &self.leaf);
+        let previous = self.before.previous.as_ref().map_or(0, |previous| previous.meta.number);
+        let (generation, leaf) = match (files, &self.before.leaf) {
+            (Files::Before, Some(leaf)) => (previous, leaf),
+            (Files::Before, None) | (Files::New, _) => new,
+        };
+        HookContext {
+            certificate: &certificate.name,
+            target: &target.name,
+            generation,
+            identifiers: &certificate.identifiers,
+            outputs: &target.outputs,
+            fingerprint: leaf.fingerprint,
+            not_after: leaf.not_after,
+            reason: match files {
+                Files::Before => "the previous files are back",
+                Files::New => reason,
+            },
+        }
+    }
+
+    /// See it from every endpoint, and record what was seen; given back if it has to go back
+    async fn verify(mut self, shared: &Shared) -> Option<Refused> {
+        let endpoints = self.deployment.target.verify.clone();
+        if !endpoints.is_empty() {
+            begin(shared, &self.deployment.certificate, Step::Verify);
+        }
+        let wanted = Wanted {
+            leaf: self.leaf.fingerprint,
+            key: self.leaf.key_type,
+            previous: self.before.leaf.as_ref().map(|leaf| leaf.fingerprint),
+        };
+        let (addresses, unseen) = see(shared, endpoints, wanted).await;
+        if unseen.is_empty() {
+            self.live(shared, addresses).await;
+            return None;
+        }
+        let mut sentences = Vec::with_capacity(unseen.len());
+        for unseen in &unseen {
+            sentences.push(self.words(shared, unseen).await);
+        }
+        let failure = Failure::retry(Step::Verify, sentences.join("; "));
+        if unseen.iter().any(|unseen| self.is_broken(unseen)) {
+            return Some((self, failure));
+        }
+        // The server is up and serves something else: another reload may be all that it takes.
+        self.deployment.fail(shared, failure, false).await;
+        None
+    }
+
+    /// Whether an address shows nothing any more that did before
+    fn is_broken(&self, unseen: &Unseen) -> bool {
+        let answered = |seen: &Seen| {
+            let address = format!("{} {}", unseen.endpoint, seen.address);
+            self.deployment.record.answered.contains(&address)
+        };
+        let dead = |seen: &&Seen| matches!(seen.outcome, Some(Err(_)));
+        unseen.addresses.iter().filter(dead).any(answered)
+    }
+
+    /// What an endpoint does, and where a third certificate may come from
+    async fn words(&self, shared: &Shared, unseen: &Unseen) -> String {
+        let mut words = unseen.to_string();
+        let Wanted { leaf, previous, .. } = unseen.wanted;
+        let served = unseen.addresses.iter().filter_map(|seen| match &seen.outcome {
+            Some(Ok(chain)) => Some(chain.leaf),
+            _ => None,
+        });
+        let mut third: Vec<_> =
+            served.filter(|served| *served != leaf && Some(*served) != previous).collect();
+        third.sort_unstable();
+        third.dedup();
+        for leaf in third {
+            if let Some(path) = self.file_of(shared, leaf).await {
+                words.push_str(&format!("; {path} holds the certificate {}…", leaf.short()));
+            }
+        }
+        words
+    }
+
+    async fn file_of(&self, shared: &Shared, leaf: Fingerprint) -> Option<External> {
+        let certificate = Arc::clone(&self.deployment.certificate);
+        let found = shared.on_disk(move |store| Ok(store.find_file(&certificate, leaf))).await;
+        found.ok()?.map(|path| External::new(path.to_string_lossy()))
+    }
+
+    async fn live(mut self, shared: &Shared, addresses: usize) {
+        let record = &mut self.deployment.record;
+        record.live_at = Some(shared.now());
+        record.verified = !self.deployment.target.verify.is_empty();
+        record.failures = 0;
+        record.last_failure = None;
+        record.not_before = None;
+        if self.deployment.write(shared).await.is_some() {
+            shared.tell(Event::Live {
+                certificate: self.deployment.certificate.name.clone(),
+                target: self.deployment.target.name.clone(),
+                generation: self.generation.meta.number,
+                addresses,
+            });
+        }
+        self.clean_up(shared).await;
+    }
+
+    /// Let go of what nothing needs any more
+    async fn clean_up(&self, shared: &Shared) {
+        let certificate = Arc::clone(&self.deployment.certificate);
+        let target = self.deployment.target.name.clone();
+        let name = certificate.name.clone();
+        let done = shared
+            .on_disk(move |store| {
+                store.forget_before(&certificate.name, &target)?;
+                let record = store.deploy(&certificate.name, &mut |_| ())?;
+                let in_use: Vec<_> = record
+                    .targets
+                    .values()
+                    .flat_map(|target| [Some(target.generation), target.previous])
+                    .flatten()
+                    .collect();
+                store.prune(&certificate.name, GENERATIONS_KEPT, &in_use)
+            })
+            .await;
+        if let Err(error) = done {
+            shared.warn(&name, &error);
+        }
+    }
+
+    /// Put back the files that were there before; whether there were any
+    async fn put_back(&mut self, shared: &Shared) -> bool {
+        let Deployment { certificate, target, .. } = &self.deployment;
+        let (name, place) = (certificate.name.clone(), target.name.clone());
+        let (certificate, target) = (Arc::clone(certificate), target.clone());
+        let previous = self.before.previous.clone();
+        let number = previous.as_ref().map(|previous| previous.meta.number);
+        let done = shared
+            .on_disk(move |store| store.put_back(&certificate, &target, previous.as_deref()))
+            .await;
+        match done {
+            Ok(true) => {
+                shared.tell(Event::RolledBack {
+                    certificate: name,
+                    target: place,
+                    generation: number,
+                });
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                shared.warn(&name, &error);
+                false
+            }
+        }
+    }
+
+    /// Record why it went back, and what the server makes of the files that are there now
+    async fn conclude(mut self, shared: &Shared, failure: Failure, verdict: Verdict) {
+        let ends = self.before.leaf.as_ref().map(|leaf| (window::emergency(leaf), leaf.not_after));
+        let (sentence, undone) = match verdict {
+            Verdict::RefusesBoth => {
+                match ends.filter(|(emergency, _)| *emergency <= shared.now()) {
+                    Some((_, not_after)) if self.put_forward(shared).await => {
+                        let sentence = format!(
+                            "it refuses the previous files as well: its configuration is broken, \
+                         whatever the certificate; the new files stay, since the certificate \
+                         before them ends at {not_after}"
+                        );
+                        (sentence, false)
+                    }
+                    _ => {
+                        let sentence = "the previous files are back, and the server refuses them as \
+                                    well: its configuration is broken, whatever the certificate";
+                        (sentence.to_owned(), true)
+                    }
+                }
+            }
+            Verdict::NotLoaded(why) => {
+                let sentence = format!(
+                    "the previous files are back and pass the check, and the server does not load \
+                     them: {why}"
+                );
+                (sentence, true)
+            }
+            Verdict::Loaded => (self.see_previous(shared).await, true),
+        };
+        let summary = External::new(format!("{}; {sentence}", failure.summary));
+        self.deployment.fail(shared, Failure { summary, ..failure }, undone).await;
+    }
+
+    /// Install the new files once more, where the way back led to nothing better
+    async fn put_forward(&self, shared: &Shared) -> bool {
+        let Deployment { certificate, target, .. } = &self.deployment;
+        let (name, certificate) = (certificate.name.clone(), Arc::clone(certificate));
+        let (target, generation) = (target.clone(), Arc::clone(&self.generation));
+        let done =
+            shared.on_disk(move |store| store.install(&certificate, &target, &generation)).await;
+        done.map_err(|error| shared.warn(&name, &error)).is_ok()
+    }
+
+    /// Whether the certificate from before is served again, in words
+    async fn see_previous(&self, shared: &Shared) -> String {
+        let back = "the previous files are back and the server takes them";
+        let endpoints: Vec<_> = self
+            .deployment
+            .target
+            .verify
+            .iter()
+            .map(|endpoint| {
+                let within = endpoint.within.min(PREVIOUS);
+                Endpoint { within, ..endpoint.clone() }
+            })
+            .collect();
+        let Some(leaf) = self.before.leaf.as_ref().filter(|_| !endpoints.is_empty()) else {
+            return back.to_owned();
+        };
+        let Leaf { fingerprint, key_type, .. } = leaf;
+        let wanted = Wanted { leaf: *fingerprint, key: *key_type, previous: None };
+        match see(shared, endpoints, wanted).await {
+            (_, unseen) if unseen.is_empty() => {
+                "the previous files are back and the previous certificate is served".to_owned()
+            }
+            (_, unseen) => {
+                let unseen: Vec<_> = unseen.iter().map(ToString::to_string).collect();
+                format!("{back}, but {}", unseen.join("; "))
+            }
+        }
+    }
+}
+
+/// Look at all endpoints until they serve what is wanted: how many addresses do, and which do not
+async fn see(shared: &Shared, endpoints: Vec<Endpoint>, wanted: Wanted) -> (usize, Vec<Unseen>) {
+    let mut looking = JoinSet::new();
+    for endpoint in endpoints {
+        let prober = Arc::clone(&shared.prober);
+        looking.spawn(async move { prober.verify(&endpoint, wanted).await });
+    }
+    let (mut addresses, mut unseen) = (0, Vec::new());
+    while let Some(seen) = joined(shared, &mut looking).await {
+        match seen {
+            Ok(seen) => addresses += seen,
+            Err(error) => unseen.push(error),
+        }
+    }
+    unseen.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));
+    (addresses, unseen)
+}
+
+/// How long the previous certificate is looked for after the way back
+const PREVIOUS: Duration = Duration::from_secs(15);
+
+/// How many generations are kept beside those in use
+const GENERATIONS_KEPT: usize = 5;
