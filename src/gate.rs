@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(judged(&hard, &new, Some(&dying)).unwrap_err().until, None);
         let lifetime = Some(Duration::from_secs(11 * 86_400));
         let require = Require { lifetime, ..Require::default() };
-        let soft = Gate { require: require.clone(), ..Gate::default() };
+        let soft = Gate { require, ..Gate::default() };
         assert!(judged(&soft, &new, None).is_ok(), "there is nothing that works");
         let hard = Gate { hard: true, ..soft };
         assert_eq!(judged(&hard, &new, None).unwrap_err().until, None);

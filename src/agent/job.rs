@@ -1,6 +1,6 @@
 //! One certificate's work, from looking again under its lock to a result.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::agent::issuance::{self, Purpose};
@@ -9,7 +9,7 @@ use crate::cert::AriId;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
 use crate::failure::{Failure, Step};
-use crate::name::{CertName, IssuerName};
+use crate::name::{CertName, IssuerName, TargetName};
 use crate::plan::window::{self, Seed};
 use crate::plan::{self, Action, Decision, Observed, Reason, Request, Snapshot, backoff};
 use crate::record::{Attempts, RenewalInfo, VERSION};
@@ -145,6 +145,7 @@ pub(crate) async fn deploy(
     let mut locks = Vec::new();
     let mut due = Vec::new();
     let mut done = Vec::new();
+    let mut tried = BTreeSet::new();
     for certificate in group {
         let name = certificate.name.clone();
         match lock(&shared, &name).await {
@@ -164,6 +165,7 @@ pub(crate) async fn deploy(
         if let Some(mut seen) = look(&shared, &certificate).await {
             seen.request = requests.get(&name).copied().unwrap_or_default();
             if let Some(decision) = decide(&shared, &config, &certificate, &seen) {
+                tried.extend(targets(&decision).map(|target| (name.clone(), target.clone())));
                 due.extend(deployment::due(&certificate, &decision, &seen));
             }
         }
@@ -179,13 +181,22 @@ pub(crate) async fn deploy(
         // Success and failure are both on disk by now, unless the disk takes neither.
         let decision =
             one.observed.as_ref().and_then(|seen| decide(&shared, &config, &certificate, seen));
-        let still = |d: Decision| d.actions.iter().any(|a| matches!(a, Action::Deploy { .. }));
-        if decision.is_none_or(still) {
+        let name = &one.certificate;
+        let again = |target: &TargetName| tried.contains(&(name.clone(), target.clone()));
+        if decision.is_none_or(|decision| targets(&decision).any(again)) {
             one.paused = Some(shared.now().after(PAUSE));
         }
     }
     drop(locks);
     done
+}
+
+/// The targets that a decision wants deployed to
+fn targets(decision: &Decision) -> impl Iterator<Item = &TargetName> {
+    decision.actions.iter().filter_map(|action| match action {
+        Action::Deploy { target, .. } => Some(target),
+        _ => None,
+    })
 }
 
 /// The lock of one certificate, waited for a moment; `None`: another process keeps it

@@ -80,6 +80,26 @@ impl Pair {
         super::write(&self.fullchain, leaf.self_signed(&key).unwrap().pem());
         super::write(&self.key, key.serialize_pem());
     }
+
+    /// Lay down a pair as another client may have got it: from a CA, and good for so many seconds
+    /// of which so many are left
+    pub(crate) fn lay_down_another_client_s(&self, names: &[&str], lifetime: i64, left: i64) {
+        use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+        let now = time::OffsetDateTime::now_utc();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(DnType::CommonName, "another client's CA");
+        let ca_key = KeyPair::generate().unwrap();
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let mut leaf = CertificateParams::new(names).unwrap();
+        leaf.not_after = now + time::Duration::seconds(left);
+        leaf.not_before = leaf.not_after - time::Duration::seconds(lifetime);
+        let key = KeyPair::generate().unwrap();
+        let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        super::write(&self.fullchain, leaf.pem() + &ca_pem);
+        super::write(&self.key, key.serialize_pem());
+    }
 }
 
 const END: &str = "-----END CERTIFICATE-----";

@@ -34,7 +34,7 @@ pub(super) struct Prepared {
 pub(super) struct Before {
     /// The generation that was live, if it is held still
     pub(super) previous: Option<Arc<Generation>>,
-    /// What was served, or is in the files where nothing was
+    /// What was in the files, or was served where nothing was
     pub(super) leaf: Option<Leaf>,
 }
 
@@ -85,17 +85,17 @@ impl Deployment {
             Some(number) => self.load(shared, number).await.ok().flatten(),
             None => None,
         };
-        let in_files = self.in_files(shared, previous.as_deref()).await;
-        let mut before = Before { previous, leaf: None };
+        let in_files = self.in_files(shared, &leaf, previous.as_deref()).await;
+        let mut before = Before { previous, leaf: in_files.as_ref().map(InFiles::leaf) };
         let fresh = self.record.installed_at.is_none();
         if self.why == DeployReason::NotLive {
-            before.leaf = in_force_leaf(&before, None);
             // Also before a reload alone: a disk that takes no record must not cause one after
             // another.
             self.write(shared).await?;
         } else {
             let survey = self.survey(shared).await;
-            before.leaf = in_force_leaf(&before, survey.served.as_ref());
+            let served = || Leaf::parse(survey.served.as_ref()?.chain.first()?).ok();
+            before.leaf = before.leaf.or_else(served);
             if fresh && !self.chosen {
                 let passed = self.pass_gate(shared, &generation, in_files, &survey).await;
                 if let Err(Closed { failure, until }) = passed {
@@ -124,19 +124,24 @@ impl Deployment {
         Ok(held.map(Arc::new))
     }
 
-    /// The chain that the files hold, and whether certkeep ordered it
+    /// What the files hold before the switch, as far as that can be told
     async fn in_files(
         &self,
         shared: &Shared,
+        new: &Leaf,
         previous: Option<&Generation>,
-    ) -> Option<(Vec<CertificateDer<'static>>, bool)> {
-        if let Some(previous) = previous {
-            let chain = pem::certificates(previous.chain.as_bytes()).ok()?;
-            return Some((chain, previous.meta.origin.is_some()));
-        }
+    ) -> Option<InFiles> {
         let target = self.target.clone();
         let found = shared.on_disk(move |store| Ok(store.chain_in_outputs(&target))).await;
-        Some((found.ok()??, false))
+        let found = found.ok().flatten().and_then(|chain| Facts::of(&chain).ok());
+        // Of other formats nothing can be read, and after a crash the files are switched already.
+        let found = found.filter(|facts| facts.leaf.fingerprint != new.fingerprint);
+        let held = || Facts::of(&pem::certificates(previous?.chain.as_bytes()).ok()?).ok();
+        let facts = found.or_else(held)?;
+        let is_ours = previous.is_some_and(|previous| {
+            previous.meta.fingerprint == facts.leaf.fingerprint && previous.meta.origin.is_some()
+        });
+        Some(InFiles { facts, is_ours })
     }
 
     /// Ask each endpoint once what it serves
@@ -165,7 +170,7 @@ impl Deployment {
         &self,
         shared: &Shared,
         generation: &Generation,
-        in_files: Option<(Vec<CertificateDer<'static>>, bool)>,
+        in_files: Option<InFiles>,
         survey: &Survey,
     ) -> Result<(), Closed> {
         begin(shared, &self.certificate, Step::Gate);
@@ -173,15 +178,15 @@ impl Deployment {
             .map_err(|error| Failure::retry(Step::Gate, error.to_string()))?;
         let wanted = self.certificate.identifiers.iter().cloned().collect();
         // What is served matters where it is for this site; a server shows something to everybody.
-        let served = survey.served.as_ref().map(|served| (served.chain.clone(), false));
-        let in_place = in_files.or(served).and_then(|(chain, is_ours)| {
-            let facts = Facts::of(&chain).ok()?;
+        let served = survey.served.as_ref().and_then(|served| Facts::of(&served.chain).ok());
+        let served = served.map(|facts| InFiles { facts, is_ours: false });
+        let in_place = in_files.or(served).filter(|InFiles { facts, .. }| {
             let covers = |name| facts.leaf.identifiers.iter().any(|theirs| theirs.covers(name));
-            let is_for_this = self.certificate.identifiers.iter().any(covers);
-            (is_for_this && !facts.leaf.self_signed).then_some((facts, is_ours))
+            !facts.leaf.self_signed && self.certificate.identifiers.iter().any(covers)
         });
-        let in_place =
-            in_place.as_ref().map(|(facts, is_ours)| InPlace { facts, is_ours: *is_ours });
+        let in_place = in_place
+            .as_ref()
+            .map(|InFiles { facts, is_ours }| InPlace { facts, is_ours: *is_ours });
         let roots = match &self.certificate.gate.roots {
             Some(path) => Some(roots(shared, path).await?),
             None => None,
@@ -218,10 +223,17 @@ impl Deployment {
     }
 }
 
-fn in_force_leaf(before: &Before, served: Option<&ServedChain>) -> Option<Leaf> {
-    let served = served.and_then(|served| Leaf::parse(served.chain.first()?).ok());
-    let previous = || Leaf::from_pem(before.previous.as_ref()?.chain.as_bytes()).ok();
-    served.or_else(previous)
+/// The certificate in the files before the switch
+struct InFiles {
+    facts: Facts,
+    /// It was ordered by certkeep
+    is_ours: bool,
+}
+
+impl InFiles {
+    fn leaf(&self) -> Leaf {
+        self.facts.leaf.clone()
+    }
 }
 
 /// Why the gate is closed, and until when if that is known
