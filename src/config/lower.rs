@@ -9,6 +9,7 @@ mod files;
 mod gate;
 mod issuer;
 mod path;
+mod secret;
 mod targets;
 mod unique;
 

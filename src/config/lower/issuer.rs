@@ -5,11 +5,12 @@ use std::path::Path;
 use url::{Host, Url};
 
 use crate::config::fault::{At, Faults, Refused};
+use crate::config::lower::secret::Places;
 use crate::config::lower::{each, path};
 use crate::config::nearest::{nearest, one_of};
 use crate::config::presets::{PRESETS, Preset, preset};
 use crate::config::raw::{RawEab, RawIssuer, RawProfile, Text, TextOr};
-use crate::config::{Eab, Issuer, Profile, SecretSource};
+use crate::config::{Eab, Issuer, Profile};
 use crate::name::{DnsName, Identifier, IssuerName};
 
 pub(super) fn issuer(
@@ -239,58 +240,22 @@ fn eab(raw: &RawEab, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Ea
             Err(faults.missing(at, &["key_id"], "is missing", remedy))
         }
     };
-    let hmac_key = match (&raw.hmac_key_file, &raw.hmac_key_credential, &raw.hmac_key_env) {
-        (Some(file), None, None) => {
-            path::file(file, base, &at.key("hmac_key_file"), faults).map(SecretSource::File)
-        }
-        (None, Some(name), None) => {
-            credential(name, &at.key("hmac_key_credential"), faults).map(SecretSource::Credential)
-        }
-        (None, None, Some(name)) => {
-            environment(name, &at.key("hmac_key_env"), faults).map(SecretSource::Environment)
-        }
-        (None, None, None) => Err(faults.value(
-            at,
-            "it is not said where the MAC key is",
-            "put the key in a file of mode 0600 and name it as `hmac_key_file`",
-        )),
-        _ => Err(faults.value(
-            at,
-            "says more than once where the MAC key is",
-            "keep one of `hmac_key_file`, `hmac_key_credential` and `hmac_key_env`",
-        )),
+    let places = Places {
+        what: "the MAC key",
+        file: ("hmac_key_file", raw.hmac_key_file.as_ref()),
+        credential: ("hmac_key_credential", raw.hmac_key_credential.as_ref()),
+        environment: ("hmac_key_env", raw.hmac_key_env.as_ref()),
     };
+    let hmac_key = places.source(base, at, faults).and_then(|source| {
+        source.ok_or_else(|| {
+            faults.value(
+                at,
+                "it is not said where the MAC key is",
+                "put the key in a file of mode 0600 and name it as `hmac_key_file`",
+            )
+        })
+    });
     Ok(Eab { key_id: key_id?, hmac_key: hmac_key? })
-}
-
-/// A file name, since systemd makes one of it
-fn credential(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
-    let sound = (1..=255).contains(&text.len())
-        && !matches!(&**text, "." | "..")
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@:+".contains(&b));
-    // Neither here nor below is the text repeated: it may be the key itself, put in the wrong place.
-    if sound {
-        return Ok(text.0.clone());
-    }
-    Err(faults.value(
-        at,
-        "is no name of a systemd credential",
-        "give the name that `LoadCredential=` of the unit has",
-    ))
-}
-
-fn environment(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
-    let sound = !text.is_empty()
-        && !text.starts_with(|c: char| c.is_ascii_digit())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    if sound {
-        return Ok(text.0.clone());
-    }
-    Err(faults.value(
-        at,
-        "is no name of an environment variable",
-        "give the variable's name, not the key",
-    ))
 }
 
 fn proxy_url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
