@@ -73,7 +73,7 @@ impl Shared {
         secrets: Secrets,
     ) -> Self {
         Self {
-            store,
+            store: store.with_passwords(secrets.passwords()),
             clock,
             solver,
             events,

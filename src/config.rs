@@ -79,7 +79,7 @@ pub struct Eab {
 }
 
 /// Where a secret is read from, at each use
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum SecretSource {
     /// A systemd credential of this name, below `$CREDENTIALS_DIRECTORY`
     Credential(String),
@@ -358,14 +358,29 @@ pub enum Layout {
 pub struct Output {
     /// Where it is; absolute also under [`Layout::Dir`]
     pub path: PathBuf,
-    /// What is in it
-    pub content: Content,
+    /// What is in it, in this order, never empty
+    pub content: Vec<Content>,
+    /// How that is written
+    pub format: Format,
     /// Its permission bits
     pub mode: u32,
     /// Its owner, by name or number; `None` is who runs certkeep
     pub owner: Option<String>,
     /// Its group, by name or number; `None` is the group of who runs certkeep
     pub group: Option<String>,
+}
+
+impl Output {
+    /// Where the password is that this output is encrypted with
+    pub fn password(&self) -> Option<&SecretSource> {
+        match &self.format {
+            Format::Pem(KeyFormat::Encrypted(password))
+            | Format::Der(KeyFormat::Encrypted(password))
+            | Format::Pkcs12 { password, .. } => Some(password),
+            Format::Pem(KeyFormat::Pkcs8 | KeyFormat::Traditional)
+            | Format::Der(KeyFormat::Pkcs8 | KeyFormat::Traditional) => None,
+        }
+    }
 }
 
 /// What is in an output
@@ -402,6 +417,59 @@ impl Content {
             Self::Key => "privkey.pem",
         }
     }
+}
+
+/// How an output is written
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Sections of PEM, one after the other
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc7468>
+    Pem(KeyFormat),
+    /// The DER of the one object in it
+    Der(KeyFormat),
+    /// Key and chain in one encrypted file, as Java reads it
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc7292>
+    Pkcs12 {
+        /// Where the password is
+        password: SecretSource,
+        /// What the entry is called in the file
+        alias: String,
+    },
+}
+
+impl Default for Format {
+    fn default() -> Self {
+        Self::Pem(KeyFormat::Pkcs8)
+    }
+}
+
+impl Format {
+    /// The name in the configuration
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Pem(_) => "pem",
+            Self::Der(_) => "der",
+            Self::Pkcs12 { .. } => "pkcs12",
+        }
+    }
+}
+
+/// How the private key of an output is written
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeyFormat {
+    /// PKCS#8; in PEM, a key that was taken over stays as it was until the first renewal
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc5958>
+    Pkcs8,
+    /// SEC1 for an elliptic curve, PKCS#1 for RSA
+    ///
+    /// <https://www.rfc-editor.org/rfc/rfc5915>,
+    /// <https://www.rfc-editor.org/rfc/rfc8017#appendix-A.1.2>
+    Traditional,
+    /// PKCS#8, encrypted with the password that is there
+    Encrypted(SecretSource),
 }
 
 /// A command, as an argument vector that no shell sees

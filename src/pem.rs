@@ -68,15 +68,24 @@ pub fn encode(kind: Kind, der: &[u8]) -> String {
 pub enum Kind {
     /// A certificate
     Certificate,
+    /// A private key of an elliptic curve in SEC1
+    EcPrivateKey,
+    /// A private key in PKCS#8, encrypted
+    EncryptedPrivateKey,
     /// A private key in PKCS#8
     PrivateKey,
+    /// A private key in PKCS#1
+    RsaPrivateKey,
 }
 
 impl Kind {
     const fn label(self) -> &'static str {
         match self {
             Self::Certificate => "CERTIFICATE",
+            Self::EcPrivateKey => "EC PRIVATE KEY",
+            Self::EncryptedPrivateKey => "ENCRYPTED PRIVATE KEY",
             Self::PrivateKey => "PRIVATE KEY",
+            Self::RsaPrivateKey => "RSA PRIVATE KEY",
         }
     }
 }

@@ -15,6 +15,7 @@
 //! certificates/<name>/originals/<target>/   what the target had before certkeep
 //! certificates/<name>/before/<target>/      what it had before a deployment under way
 //! certificates/<name>/journal-<target>.json a switch under way, for `copy: true`
+//! certificates/<name>/made-<target>.json    digests of encrypted outputs
 //! deployed/<name>/<target>/                 the atomic directory of `files:`
 //! published/<random>.json                   challenge artefacts to withdraw
 //! events.jsonl events.jsonl.1               history
@@ -42,16 +43,22 @@ mod generation;
 mod history;
 mod install;
 mod lock;
+mod made;
 mod observe;
 mod original;
 mod owner;
 mod pair;
+mod password;
+mod pbes2;
+mod pkcs12;
 mod plain;
 mod prepare;
+mod private_key;
 mod published;
 mod recall;
 mod record;
 mod recover;
+mod render;
 mod stamp;
 mod walk;
 
@@ -61,6 +68,7 @@ pub use generation::NewGeneration;
 pub use history::History;
 pub use install::Reconciled;
 pub use lock::{Lock, LockMode};
+pub use password::Passwords;
 pub use plain::write_public;
 pub use published::PublishedId;
 pub use stamp::Stamps;
@@ -75,6 +83,7 @@ struct Inner {
     access: Access,
     /// Held from reading a record of several targets until it is written
     deploys: Mutex<()>,
+    passwords: Passwords,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +134,12 @@ impl Store {
     }
 
     fn at(root: PathBuf, access: Access) -> Self {
-        Self(Arc::new(Inner { root, access, deploys: Mutex::default() }))
+        Self(Arc::new(Inner {
+            root,
+            access,
+            deploys: Mutex::default(),
+            passwords: Passwords::default(),
+        }))
     }
 
     /// Whether the user may look at what it keeps; a state directory that is not there yet is fine

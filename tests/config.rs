@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use certkeep::config::{
-    Address, ChallengeMethod, ChangeKind, Config, Content, Endpoint, Hook, Http01, KeyType, Layout,
-    Process, Profile, Reload, SecretSource, Share, Signal, StartTls, Target, Usage, schema,
+    Address, ChallengeMethod, ChangeKind, Config, Content, Endpoint, Format, Hook, Http01,
+    KeyFormat, KeyType, Layout, Process, Profile, Reload, SecretSource, Share, Signal, StartTls,
+    Target, Usage, schema,
 };
 use certkeep::name::{CertName, Identifier, IssuerName};
 use proptest::prelude::*;
@@ -108,22 +109,39 @@ fn every_value_arrives_where_it_is_meant() {
         .outputs
         .iter()
         .map(|output| {
-            let path = output.path.to_str().unwrap();
+            let path = output.path.to_str().unwrap().to_owned();
             let (owner, group) = (output.owner.as_deref(), output.group.as_deref());
-            (path, output.content, output.mode, owner, group)
+            (path, output.content.as_slice(), &output.format, output.mode, owner, group)
         })
         .collect();
+    let pem = Format::Pem(KeyFormat::Pkcs8);
+    let der = Format::Der(KeyFormat::Pkcs8);
+    let traditional = Format::Pem(KeyFormat::Traditional);
+    let file = SecretSource::File("/etc/certkeep/key.password".into());
+    let encrypted = Format::Der(KeyFormat::Encrypted(file));
+    let pkcs12 = |password, alias: &str| Format::Pkcs12 { password, alias: alias.to_owned() };
+    let credential = pkcs12(SecretSource::Credential("p12".to_owned()), "every-key");
+    let environment = pkcs12(SecretSource::Environment("P12".to_owned()), "Für Java");
     let expected = [
-        ("/etc/certkeep/out/cert.pem", Content::Cert, 0o444, Some("root"), Some("0")),
-        ("/etc/certkeep/out/chain.pem", Content::Chain, 0o644, None, None),
+        ("out/cert.pem", &[Content::Cert][..], &pem, 0o444, Some("root"), Some("0")),
+        ("out/chain.pem", &[Content::Chain], &pem, 0o644, None, None),
+        ("out/combined.pem", &[Content::Combined], &pem, 0o640, Some("1000"), Some("ssl-cert")),
         (
-            "/etc/certkeep/out/combined.pem",
-            Content::Combined,
-            0o640,
-            Some("1000"),
-            Some("ssl-cert"),
+            "out/own.pem",
+            &[Content::Key, Content::Cert, Content::Chain],
+            &traditional,
+            0o600,
+            None,
+            None,
         ),
-    ];
+        ("out/cert.der", &[Content::Cert], &der, 0o644, None, None),
+        ("out/key.der", &[Content::Key], &encrypted, 0o600, None, None),
+        ("out/one.p12", &[Content::Combined], &credential, 0o600, None, None),
+        ("out/two.p12", &[Content::Combined], &environment, 0o640, None, None),
+    ]
+    .map(|(path, content, format, mode, owner, group)| {
+        (format!("/etc/certkeep/{path}"), content, format, mode, owner, group)
+    });
     assert_eq!(outputs, expected);
     let hook = |program: &str, arguments: &[&str], timeout| Hook {
         program: program.into(),
@@ -181,11 +199,12 @@ fn every_value_arrives_where_it_is_meant() {
         .outputs
         .iter()
         .map(|output| {
-            (output.content, output.mode, output.owner.as_deref(), output.group.as_deref())
+            let (owner, group) = (output.owner.as_deref(), output.group.as_deref());
+            (output.content.clone(), output.mode, owner, group)
         })
         .collect();
     let both = (0o640, Some("app"), Some("101"));
-    let expected = [Content::Fullchain, Content::Key].map(|it| (it, both.0, both.1, both.2));
+    let expected = [Content::Fullchain, Content::Key].map(|it| (vec![it], both.0, both.1, both.2));
     assert_eq!(outputs, expected);
     let unit = "app@b.service".to_owned();
     let reload = Reload::Systemd { unit, timeout: Duration::from_secs(120) };

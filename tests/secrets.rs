@@ -10,6 +10,8 @@ use support::site::Site;
 
 const KEY_ID: &str = "kid-of-the-canary";
 const MAC_KEY: &str = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LWNhbmFyeSE";
+const PASSWORD: &str = "password-of-the-canary";
+const OTHER_PASSWORD: &str = "other-password-of-the-canary";
 
 #[test]
 fn no_secret_is_in_any_log_error_status_or_json() {
@@ -19,23 +21,34 @@ fn no_secret_is_in_any_log_error_status_or_json() {
     support::write(&hmac, MAC_KEY);
     let eab = format!("eab: {{ key_id: {KEY_ID}, hmac_key_file: {} }}", hmac.display());
     let site = Site::with_issuer(&ca, &eab);
-    site.configure(
-        "site: { names: [a.test], dir: TLS/site }\n\
-         dead: { names: [dead.test], dir: TLS/dead }",
-    );
+    let password = site.path().join("password");
+    support::write(&password, PASSWORD);
+    site.configure(&format!(
+        "site: {{ names: [a.test], dir: TLS/site }}\n\
+         dead: {{ names: [dead.test], dir: TLS/dead }}\n\
+         sealed: {{ names: [b.test], files: [\
+         {{ path: TLS/b.p12, format: pkcs12, password_file: {} }}, \
+         {{ path: TLS/b.key, content: key, password_env: OTHER_PASSWORD }}] }}",
+        password.display()
+    ));
     let mut said = Vec::new();
     for format in ["text", "journal", "json"] {
         let log = ["--log-format", format, "--log-level", "debug"];
         for command in COMMANDS {
-            let output = site.certkeep(&[&log[..], command].concat()).run();
+            let invocation = site.certkeep(&[&log[..], command].concat());
+            let output = invocation.env("OTHER_PASSWORD", OTHER_PASSWORD).run();
             said.push((format!("{format} {command:?}"), output.stdout));
             said.push((format!("{format} {command:?}"), output.stderr));
         }
     }
-    let mut secrets = vec![MAC_KEY.to_owned()];
+    each_file(&site.state(), &mut |path, text| {
+        assert!(!text.contains(PASSWORD), "{} holds a password", path.display());
+    });
+    assert!(site.tls().join("b.p12").exists() && site.tls().join("b.key").exists());
+    let mut secrets = [MAC_KEY, PASSWORD, OTHER_PASSWORD].map(str::to_owned).to_vec();
     gather(&site.state(), &mut secrets);
     gather(&site.tls(), &mut secrets);
-    assert!(secrets.len() > 4, "only {} secrets to look for", secrets.len());
+    assert!(secrets.len() > 6, "only {} secrets to look for", secrets.len());
     assert!(said.iter().any(|(_, text)| text.contains("a.test") || text.contains("site")));
     for (command, text) in said {
         for secret in &secrets {

@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use certkeep::config::{
-    Certificate, ChallengeMethod, Config, Content, Gate, Http01, KeyType, Layout, Output, Renew,
-    Target,
+    Certificate, ChallengeMethod, Config, Content, Format, Gate, Http01, KeyType, Layout, Output,
+    Renew, Target,
 };
 use certkeep::failure::Step;
 use certkeep::name::{CertName, Identifier, IssuerName, TargetName};
@@ -43,7 +43,8 @@ fn config(state: &Path) -> Config {
 
 fn output(path: PathBuf, content: Content) -> Output {
     let mode = if content.is_secret() { 0o600 } else { 0o644 };
-    Output { path, content, mode, owner: None, group: None }
+    let format = Format::default();
+    Output { path, content: vec![content], format, mode, owner: None, group: None }
 }
 
 fn certificate(layout: Layout, dir: &Path) -> Certificate {

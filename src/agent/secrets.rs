@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::SecretSource;
 use crate::failure::{Failure, Step};
 use crate::secret::Secret;
+use crate::store::Passwords;
 
 /// Looks a variable of the environment up
 pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -27,6 +28,12 @@ impl Secrets {
     /// Read secrets with this environment
     pub fn new(variables: Variables) -> Self {
         Self { variables }
+    }
+
+    /// These secrets as the passwords of outputs
+    pub fn passwords(&self) -> Passwords {
+        let secrets = self.clone();
+        Passwords::new(move |source| secrets.read(source))
     }
 
     /// Read one secret; a trailing line end is not part of it
@@ -65,7 +72,7 @@ impl Secrets {
             Ok(value) => Ok(Secret::new(value.trim_end_matches(['\n', '\r']).to_owned())),
             Err(_) => Err(refuse(
                 format!("the secret {} is not text", path.display()),
-                "put the secret there as the CA gave it out",
+                "put nothing but the secret there, as text",
             )),
         }
     }

@@ -59,7 +59,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     setup::refuse_empty(&config)?;
     let mut findings = Vec::new();
     let store = match Store::open(&config) {
-        Ok(store) => Some(store),
+        Ok(store) => Some(store.with_passwords(setup::secrets(context).passwords())),
         Err(error) => {
             findings.push(Finding::error("state_dir", &error.failure(Step::Prepare)));
             None

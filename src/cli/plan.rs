@@ -48,7 +48,8 @@ fn report(context: &Context, arguments: &Arguments) -> Result<Report, Stop> {
 /// What a look at the disk and a plan give, without writing
 pub(crate) fn observe(context: &Context, config: &Config, request: Request) -> Report {
     let events = context.events();
-    let store = Store::open_read_only(config);
+    let passwords = setup::secrets(context).passwords();
+    let store = Store::open_read_only(config).with_passwords(passwords);
     let now = context.world.clock.now();
     let (mut snapshot, _) = store.first_look(config, now, false, &mut |event| events(event));
     let names: BTreeSet<_> = config.certificates.keys().cloned().collect();

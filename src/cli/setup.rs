@@ -35,7 +35,6 @@ pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop>
     let store = Store::open(config)?;
     let sockets = context.world.sockets.iter().map(TcpListener::try_clone);
     let solver = Solver::new(sockets.collect::<Result<_, _>>()?)?;
-    let secrets = Secrets::new(Arc::clone(&context.world.variables));
     let clock = Arc::clone(&context.world.clock);
     let history = Log::new(Box::new(store.history()), Format::Json, Level::Info);
     let (onward, at) = (context.events(), Arc::clone(&clock));
@@ -43,7 +42,12 @@ pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop>
         history.write(at.now(), &event);
         onward(event);
     });
-    Ok(Shared::new(store, clock, solver, events, secrets))
+    Ok(Shared::new(store, clock, solver, events, secrets(context)))
+}
+
+/// Secrets, read with the environment of this process
+pub(crate) fn secrets(context: &Context) -> Secrets {
+    Secrets::new(Arc::clone(&context.world.variables))
 }
 
 /// One thread for the loop and its network, a few for the disk

@@ -157,6 +157,10 @@ fn key_remedy(key: &str, valid: &[&'static str]) -> String {
             "secrets are not written in this file: use `hmac_key_file`, `hmac_key_credential` or \
              `hmac_key_env`"
         }
+        "password" if valid.contains(&"password_file") => {
+            "secrets are not written in this file: use `password_file`, `password_credential` or \
+             `password_env`"
+        }
         "dns-01" | "tls-alpn-01" | "dns-persist-01" => "the only challenge as yet is `http-01`",
         _ => "",
     };
@@ -185,6 +189,8 @@ fn alias(key: &str) -> Option<&'static str> {
         "hook" | "cmd" | "argv" | "exec" => "command",
         "permissions" => "mode",
         "hmac_key" => "hmac_key_file",
+        "password" => "password_file",
+        "friendly_name" => "alias",
         _ => return None,
     };
     Some(meant)

@@ -6,6 +6,7 @@
 mod certificate;
 mod deploy;
 mod files;
+mod format;
 mod gate;
 mod issuer;
 mod path;

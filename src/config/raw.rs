@@ -306,14 +306,33 @@ pub(super) struct RawDir {
 /// One file.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "File")]
+#[schemars(rename = "File", extend("anyOf" = [
+    { "required": ["content"] },
+    { "required": ["format"], "properties": { "format": { "const": "pkcs12" } } }
+]))]
 pub(super) struct RawFile {
     /// Where it is.
     #[schemars(required)]
     pub(super) path: Option<Text>,
-    /// What is in it.
-    #[schemars(required)]
-    pub(super) content: Option<Content>,
+    /// What is in it: one word, or `key`, `cert`, `chain` and `fullchain` in a list of any order.
+    /// May be left out for `pkcs12`.
+    pub(super) content: Option<OneOrMany<Content>>,
+    /// How it is written. `der` is for `cert` or `key` alone, `pkcs12` for key and chain in one
+    /// encrypted file.
+    #[schemars(extend("default" = "pem"))]
+    pub(super) format: Option<RawFormat>,
+    /// How a private key that is not encrypted is written: `pkcs8`, or `traditional` (SEC1 or
+    /// PKCS#1) for servers that know nothing newer.
+    #[schemars(extend("default" = "pkcs8"))]
+    pub(super) key_format: Option<RawKeyFormat>,
+    /// File with the password, which `pkcs12` must have and with which `content: key` is encrypted.
+    pub(super) password_file: Option<Text>,
+    /// Name of the systemd credential that holds the password.
+    pub(super) password_credential: Option<Text>,
+    /// Name of the environment variable that holds the password.
+    pub(super) password_env: Option<Text>,
+    /// What the entry of a `pkcs12` file is called. By default the certificate's name.
+    pub(super) alias: Option<Text>,
     /// Permission bits in quotes, such as `"0640"`. By default `"0600"` for a file with the key
     /// and `"0644"` for any other.
     #[schemars(with = "Option<Text>", extend("pattern" = "^0?[0-7]{3}$"))]
@@ -322,6 +341,26 @@ pub(super) struct RawFile {
     pub(super) owner: Option<TextOrNumber>,
     /// Group, by name or number.
     pub(super) group: Option<TextOrNumber>,
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Format")]
+pub(super) enum RawFormat {
+    #[default]
+    Pem,
+    Der,
+    Pkcs12,
+}
+
+/// How a private key is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "KeyFormat")]
+pub(super) enum RawKeyFormat {
+    Pkcs8,
+    Traditional,
 }
 
 /// What makes servers use the files, and where that is seen.

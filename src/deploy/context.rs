@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use super::command::SEARCH_PATH;
 use crate::cert::Fingerprint;
-use crate::config::{Content, Output};
+use crate::config::{Content, Format, KeyFormat, Output};
 use crate::name::{CertName, Identifier, TargetName};
 use crate::text::External;
 use crate::time::Timestamp;
@@ -40,11 +40,23 @@ fn files<S: Serializer>(outputs: &&[Output], serializer: S) -> Result<S::Ok, S::
     #[derive(Serialize)]
     struct File<'a> {
         path: std::borrow::Cow<'a, str>,
-        content: Content,
+        content: Contents<'a>,
+        format: &'static str,
     }
-    serializer.collect_seq(
-        outputs.iter().map(|o| File { path: o.path.to_string_lossy(), content: o.content }),
-    )
+    #[derive(Serialize)]
+    #[serde(untagged)]
+    enum Contents<'a> {
+        One(Content),
+        Several(&'a [Content]),
+    }
+    serializer.collect_seq(outputs.iter().map(|output| File {
+        path: output.path.to_string_lossy(),
+        content: match output.content.as_slice() {
+            [content] => Contents::One(*content),
+            several => Contents::Several(several),
+        },
+        format: output.format.as_str(),
+    }))
 }
 
 fn harmless<S: Serializer>(reason: &&str, serializer: S) -> Result<S::Ok, S::Error> {
@@ -88,7 +100,7 @@ pub(super) fn environment(
         variables.push(("CERTKEEP_NOT_AFTER", context.not_after.to_string().into()));
         variables.push(("CERTKEEP_REASON", External::new(context.reason).as_str().into()));
         for output in context.outputs {
-            let name = path_variable(output.content);
+            let Some(name) = path_variable(output) else { continue };
             if variables.iter().all(|(taken, _)| *taken != name) {
                 variables.push((name, output.path.clone().into()));
             }
@@ -103,13 +115,20 @@ fn join<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
 }
 
-const fn path_variable(content: Content) -> &'static str {
-    match content {
-        Content::Cert => "CERTKEEP_FILE_CERT",
-        Content::Chain => "CERTKEEP_FILE_CHAIN",
-        Content::Combined => "CERTKEEP_FILE_COMBINED",
-        Content::Fullchain => "CERTKEEP_FILE_FULLCHAIN",
-        Content::Key => "CERTKEEP_FILE_KEY",
+/// For a file that every reader of PEM can read, and for PKCS#12
+fn path_variable(output: &Output) -> Option<&'static str> {
+    match (&output.format, output.content.as_slice()) {
+        (Format::Pkcs12 { .. }, _) => Some("CERTKEEP_FILE_PKCS12"),
+        (Format::Pem(KeyFormat::Pkcs8 | KeyFormat::Traditional), [content]) => {
+            Some(match content {
+                Content::Cert => "CERTKEEP_FILE_CERT",
+                Content::Chain => "CERTKEEP_FILE_CHAIN",
+                Content::Combined => "CERTKEEP_FILE_COMBINED",
+                Content::Fullchain => "CERTKEEP_FILE_FULLCHAIN",
+                Content::Key => "CERTKEEP_FILE_KEY",
+            })
+        }
+        (Format::Pem(_) | Format::Der(_), _) => None,
     }
 }
 
@@ -139,6 +158,7 @@ const MAX_VALUE: usize = 96 * 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SecretSource;
 
     struct Owned {
         certificate: CertName,
@@ -151,7 +171,8 @@ mod tests {
         fn new(certificate: &str) -> Self {
             let output = |path: &str, content| Output {
                 path: path.into(),
-                content,
+                content: vec![content],
+                format: Format::default(),
                 mode: 0o600,
                 owner: None,
                 group: None,
@@ -164,6 +185,17 @@ mod tests {
                     output("/tls/a.pem", Content::Fullchain),
                     output("/tls/b.pem", Content::Fullchain),
                     output("/tls/a.key", Content::Key),
+                    Output {
+                        content: vec![Content::Key, Content::Cert, Content::Chain],
+                        ..output("/tls/a.all", Content::Key)
+                    },
+                    Output {
+                        format: Format::Pkcs12 {
+                            password: SecretSource::File("/password".into()),
+                            alias: "a".to_owned(),
+                        },
+                        ..output("/tls/a.p12", Content::Combined)
+                    },
                 ],
             }
         }
@@ -205,6 +237,7 @@ mod tests {
             ("CERTKEEP_REASON", r"two\u{a}lines"),
             ("CERTKEEP_FILE_FULLCHAIN", "/tls/a.pem"),
             ("CERTKEEP_FILE_KEY", "/tls/a.key"),
+            ("CERTKEEP_FILE_PKCS12", "/tls/a.p12"),
             ("LANG", "C.UTF-8"),
             ("PATH", SEARCH_PATH),
         ];
@@ -252,9 +285,15 @@ mod tests {
                 "generation": 7,
                 "identifiers": ["a.test", "192.0.2.1"],
                 "files": [
-                    { "path": "/tls/a.pem", "content": "fullchain" },
-                    { "path": "/tls/b.pem", "content": "fullchain" },
-                    { "path": "/tls/a.key", "content": "key" },
+                    { "path": "/tls/a.pem", "content": "fullchain", "format": "pem" },
+                    { "path": "/tls/b.pem", "content": "fullchain", "format": "pem" },
+                    { "path": "/tls/a.key", "content": "key", "format": "pem" },
+                    {
+                        "path": "/tls/a.all",
+                        "content": ["key", "cert", "chain"],
+                        "format": "pem",
+                    },
+                    { "path": "/tls/a.p12", "content": "combined", "format": "pkcs12" },
                 ],
                 "fingerprint": "ab".repeat(32),
                 "not_after": "2026-12-31T23:59:59Z",

@@ -46,7 +46,8 @@ fn config() -> Config {
     };
     let output = |content: Content| Output {
         path: PathBuf::from("/etc/tls").join(content.file_name()),
-        content,
+        content: vec![content],
+        format: crate::config::Format::default(),
         mode: 0o600,
         owner: None,
         group: None,

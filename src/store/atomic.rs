@@ -22,10 +22,10 @@ use super::error::StoreError;
 use super::install::{Placed, common_owner, open_place, open_places};
 use super::original::{Kept, Original, Was};
 use super::owner::Owners;
+use super::render::Bytes;
 use super::walk::{self, Held, Present};
-use super::{DEPLOYED, Store, pair};
+use super::{DEPLOYED, Store};
 use crate::config::{Certificate, Layout, Target};
-use crate::record::Generation;
 
 /// Switch a target to a generation
 pub(super) fn install(
@@ -33,9 +33,10 @@ pub(super) fn install(
     certificate: &Certificate,
     target: &Target,
     placed: &[Placed<'_>],
-    generation: &Generation,
+    contents: &[Bytes<'_>],
+    number: u32,
 ) -> Result<(), StoreError> {
-    prepare(store, certificate, target, placed, generation)?.run()
+    prepare(store, certificate, target, placed, contents, number)?.run()
 }
 
 /// Everything of a switch that can be seen, in order; what cannot is done already
@@ -69,7 +70,8 @@ fn prepare(
     certificate: &Certificate,
     target: &Target,
     placed: &[Placed<'_>],
-    generation: &Generation,
+    contents: &[Bytes<'_>],
+    number: u32,
 ) -> Result<Commit, StoreError> {
     let mut commit = begin(store, certificate, target, placed)?;
     let mut strangers = Vec::new();
@@ -90,7 +92,8 @@ fn prepare(
         Layout::Dir(_) => 0o755,
         Layout::Links | Layout::Copy => 0o711,
     };
-    let built = commit.build_all(mode, placed, &strangers, generation);
+    let new = placed.iter().zip(contents);
+    let built = commit.build_all(mode, &strangers, new, number);
     if let Err(error) = built {
         commit.sweep();
         return Err(error);
@@ -137,6 +140,19 @@ fn ensure_dir(path: &Path, owner: u32) -> Result<Dir, StoreError> {
     }
 }
 
+/// A file of a directory that is being built
+struct File<'a> {
+    entry: &'a OsStr,
+    parts: Vec<&'a [u8]>,
+    attributes: Attributes,
+}
+
+impl<'a> File<'a> {
+    fn held((entry, held): (&'a OsString, &'a Held)) -> Self {
+        Self { entry, parts: vec![&held.bytes], attributes: held.attributes }
+    }
+}
+
 impl Commit {
     fn place(&self, path: &Path) -> Result<&Dir, StoreError> {
         let missing = || StoreError::system("open", path, Errno::NOENT);
@@ -144,12 +160,12 @@ impl Commit {
     }
 
     /// Build the directories, and plan the steps that put them in force
-    fn build_all(
+    fn build_all<'a>(
         &mut self,
         mode: u32,
-        placed: &[Placed<'_>],
         strangers: &[(&Placed<'_>, Present)],
-        generation: &Generation,
+        new: impl Iterator<Item = (&'a Placed<'a>, &'a Bytes<'a>)>,
+        number: u32,
     ) -> Result<(), StoreError> {
         if strangers.iter().any(|(_, present)| present.content().is_some()) {
             let mut files = self.present_entries()?;
@@ -159,13 +175,7 @@ impl Commit {
                     files.insert(place.entry.clone(), held);
                 }
             }
-            let name = self.build(
-                0,
-                mode,
-                files.iter().map(|(name, held)| {
-                    (name.as_os_str(), [held.bytes.as_slice(), b""], held.attributes)
-                }),
-            )?;
+            let name = self.build(0, mode, files.iter().map(File::held))?;
             self.steps.push(Step::Switch(name));
         }
         for (place, _) in strangers {
@@ -173,14 +183,12 @@ impl Commit {
             let (place, name) = (place.directory.to_owned(), place.name.to_owned());
             self.steps.push(Step::Link { place, name, text });
         }
-        let name = self.build(
-            generation.meta.number,
-            mode,
-            placed.iter().map(|place| {
-                let parts = pair::parts(place.output.content, generation);
-                (place.entry.as_os_str(), parts, place.attributes)
-            }),
-        )?;
+        let files = new.map(|(place, content)| File {
+            entry: &place.entry,
+            parts: content.parts(),
+            attributes: place.attributes,
+        });
+        let name = self.build(number, mode, files)?;
         self.steps.push(Step::Switch(name));
         Ok(())
     }
@@ -211,11 +219,11 @@ impl Commit {
         &self,
         number: u32,
         mode: u32,
-        files: impl Iterator<Item = (&'a OsStr, [&'a [u8]; 2], Attributes)>,
+        files: impl Iterator<Item = File<'a>>,
     ) -> Result<String, StoreError> {
         let name = format!("..{number:06}-{:016x}", random());
         let dir = self.atomic.new_child(&name)?;
-        for (entry, parts, attributes) in files {
+        for File { entry, parts, attributes } in files {
             dir.create(entry, &parts, attributes)?;
         }
         dir.set_mode(mode)?;
@@ -360,14 +368,7 @@ pub(super) fn restore(
         });
     }
     let mode = if matches!(target.layout, Layout::Dir(_)) { 0o755 } else { 0o711 };
-    let built = commit.build(
-        0,
-        mode,
-        files
-            .iter()
-            .map(|(name, held)| (name.as_os_str(), [held.bytes.as_slice(), b""], held.attributes)),
-    );
-    match built {
+    match commit.build(0, mode, files.iter().map(File::held)) {
         Ok(name) => commit.steps.push(Step::Switch(name)),
         Err(error) => {
             commit.sweep();

@@ -11,17 +11,18 @@ use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{Dir, temporary_name};
+use super::dir::{Attributes, Dir, temporary_name};
 use super::error::StoreError;
 use super::install::{Placed, open_place, open_places};
 use super::original::{Kept, Original, Was};
 use super::record::{self, Reading, Record};
+use super::render::Bytes;
 use super::walk::{self, Held};
 use super::{Store, pair};
 use crate::cert::Fingerprint;
 use crate::config::{Certificate, Target};
 use crate::name::TargetName;
-use crate::record::{Generation, VERSION};
+use crate::record::VERSION;
 
 /// Switch a target to a generation
 pub(super) fn install(
@@ -29,7 +30,7 @@ pub(super) fn install(
     certificate: &Certificate,
     target: &Target,
     placed: &[Placed<'_>],
-    generation: &Generation,
+    contents: &[Bytes<'_>],
 ) -> Result<(), StoreError> {
     let places = open_places(placed)?;
     let mut present = Vec::with_capacity(placed.len());
@@ -40,10 +41,9 @@ pub(super) fn install(
     }
     let found: Vec<_> = present.iter().map(|(path, present)| (path.clone(), present)).collect();
     store.keep(Kept::Original, &certificate.name, &target.name, &found)?;
-    let changes = placed.iter().map(|place| Change {
-        directory: place.directory,
-        name: place.name,
-        new: New::File(pair::parts(place.output.content, generation), place.attributes),
+    let changes = placed.iter().zip(contents).map(|(place, content)| {
+        let new = New::File(content.parts(), place.attributes);
+        Change { directory: place.directory, name: place.name, new }
     });
     switch(store, certificate, target, &places, changes)
 }
@@ -61,7 +61,7 @@ pub(super) fn restore(
         let original = originals.iter().find(|o| o.path == place.output.path)?;
         let new = match &original.was {
             Was::Absent => New::Nothing,
-            Was::File(Held { bytes, attributes }) => New::File([bytes, b""], *attributes),
+            Was::File(Held { bytes, attributes }) => New::File(vec![bytes], *attributes),
             Was::Link { text, .. } => New::Link(text.as_ref()),
         };
         Some(Change { directory: place.directory, name: place.name, new })
@@ -77,7 +77,7 @@ struct Change<'a> {
 }
 
 enum New<'a> {
-    File([&'a [u8]; 2], super::dir::Attributes),
+    File(Vec<&'a [u8]>, Attributes),
     Link(&'a OsStr),
     Nothing,
 }
@@ -346,6 +346,7 @@ const JOURNAL: &str = "journal-";
 mod tests {
     use super::*;
     use crate::config::Layout;
+    use crate::record::Generation;
     use crate::store::fixture;
 
     fn read(path: &Path) -> Option<String> {
@@ -367,8 +368,9 @@ mod tests {
         let placed = store.place(certificate, target, &owners).unwrap();
         let places = open_places(&placed).unwrap();
         let mut entries = Vec::new();
-        for place in &placed {
-            let new = New::File(pair::parts(place.output.content, generation), place.attributes);
+        let contents = fixture::rendered(store, certificate, generation);
+        for (place, content) in placed.iter().zip(&contents) {
+            let new = New::File(content.parts(), place.attributes);
             let change = Change { directory: place.directory, name: place.name, new };
             let tag = store.tag(&certificate.name);
             stage(&places[place.directory], &tag, &change, &mut entries).unwrap();
@@ -408,7 +410,7 @@ mod tests {
                 if lost.is_some() && renames < 2 {
                     assert_eq!(now, old, "{case}");
                 } else {
-                    let parts = |o: &crate::config::Output| pair::parts(o.content, &generation);
+                    let parts = |o: &crate::config::Output| pair::parts(&o.content, &generation);
                     let new = target.outputs.iter().map(|o| parts(o).concat());
                     let new: Vec<_> = new.map(|b| String::from_utf8(b).ok()).collect();
                     assert_eq!(now, new, "{case}");

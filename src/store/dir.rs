@@ -440,7 +440,7 @@ pub(super) const DATA: &str = "..data";
 const TEMPORARY: &str = ".certkeep-";
 
 /// The most bytes of one file
-const LIMIT: usize = 1 << 20;
+pub(super) const LIMIT: usize = 1 << 20;
 
 const DIRECTORY: OFlags =
     OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC).union(OFlags::NONBLOCK);

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer as Ca, KeyPair};
 
 use super::pair::digest;
-use super::{NewGeneration, Store};
+use super::render::{Bytes, render};
+use super::{NewGeneration, Passwords, Store};
 use crate::config::{
-    Certificate, ChallengeMethod, Config, Content, Gate, Http01, KeyType, Layout, Output, Renew,
-    Target,
+    Certificate, ChallengeMethod, Config, Content, Format, Gate, Http01, KeyType, Layout, Output,
+    Renew, SecretSource, Target,
 };
+use crate::failure::{Failure, Step};
 use crate::name::{CertName, Identifier, IssuerName, TargetName};
 use crate::record::{Digests, Generation, GenerationMeta, VERSION};
 use crate::secret::Secret;
@@ -98,7 +100,8 @@ impl Place {
 
 pub(super) fn output(path: PathBuf, content: Content) -> Output {
     let mode = if content.is_secret() { 0o600 } else { 0o644 };
-    Output { path, content, mode, owner: None, group: None }
+    let format = Format::default();
+    Output { path, content: vec![content], format, mode, owner: None, group: None }
 }
 
 /// A certificate with one target of a full chain and a key
@@ -127,6 +130,42 @@ pub(super) fn certificate(layout: Layout, directory: &Path) -> Certificate {
         gate: Gate::default(),
         serial: false,
     }
+}
+
+/// A store that reads passwords from files
+pub(super) fn store_with_passwords(place: &Place) -> Store {
+    place.store().with_passwords(Passwords::new(|source| {
+        let SecretSource::File(path) = source else { panic!("{source:?}") };
+        let text = std::fs::read_to_string(path);
+        text.map(Secret::new).map_err(|_| Failure::retry(Step::Prepare, "it is lost"))
+    }))
+}
+
+#[expect(clippy::disallowed_methods, reason = "no power fails in a test's own directory")]
+pub(super) fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+}
+
+/// A certificate whose outputs are a full chain and a PKCS#12 file, with its password beside them
+pub(super) fn pkcs12(layout: Layout, directory: &Path) -> Certificate {
+    let mut certificate = certificate(layout, directory);
+    write(&directory.join("password"), "password");
+    let password = SecretSource::File(directory.join("password"));
+    certificate.targets[0].outputs[1] = Output {
+        format: Format::Pkcs12 { password, alias: "a".to_owned() },
+        ..output(directory.join("a.p12"), Content::Combined)
+    };
+    certificate
+}
+
+/// What each output of the first target is to hold
+pub(super) fn rendered<'g>(
+    store: &Store,
+    certificate: &Certificate,
+    generation: &'g Generation,
+) -> Vec<Bytes<'g>> {
+    let outputs = certificate.targets[0].outputs.iter();
+    outputs.map(|output| render(output, generation, &store.0.passwords).unwrap()).collect()
 }
 
 /// Stage a fresh pair

@@ -9,12 +9,13 @@ use rustix::fs::{self, Mode, OFlags};
 
 use super::dir::{Attributes, DATA, Dir, set_attributes};
 use super::error::StoreError;
-use super::observe::{Verdict, verdict};
+use super::observe::{File, Verdict, verdict};
 use super::original::{Kept, Original, Was};
 use super::owner::Owners;
-use super::{Store, atomic, copy, pair, walk};
+use super::render::{Bytes, render};
+use super::{Store, atomic, copy, walk};
 use crate::cert::Fingerprint;
-use crate::config::{Certificate, Layout, Output, Target};
+use crate::config::{Certificate, Format, Layout, Output, Target};
 use crate::record::Generation;
 
 /// What [`Store::reconcile`] had to do
@@ -44,10 +45,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.writable()?;
         let placed = self.place(certificate, target, &Owners::default())?;
-        if placed.iter().all(|place| place.verdict(generation) == Verdict::Current) {
+        let contents = self.render(certificate, target, &placed, generation)?;
+        let mut both = placed.iter().zip(&contents);
+        if both.all(|(place, content)| place.verdict(content) == Verdict::Current) {
             return Ok(());
         }
-        self.switch(certificate, target, &placed, generation)
+        self.switch(certificate, target, &placed, &contents, generation)
     }
 
     /// Put right what somebody changed, and no more than that
@@ -62,13 +65,15 @@ impl Store {
     ) -> Result<Reconciled, StoreError> {
         self.writable()?;
         let placed = self.place(certificate, target, &Owners::default())?;
-        let verdicts: Vec<_> = placed.iter().map(|place| place.verdict(generation)).collect();
+        let contents = self.render(certificate, target, &placed, generation)?;
+        let both = placed.iter().zip(&contents);
+        let verdicts: Vec<_> = both.map(|(place, content)| place.verdict(content)).collect();
         if verdicts.iter().all(|verdict| *verdict == Verdict::Current) {
             return Ok(Reconciled::Nothing);
         }
         let same = |verdict: &Verdict| matches!(verdict, Verdict::Current | Verdict::Attributes(_));
         if !verdicts.iter().all(same) {
-            self.switch(certificate, target, &placed, generation)?;
+            self.switch(certificate, target, &placed, &contents, generation)?;
             return Ok(Reconciled::Content);
         }
         let in_place = match self.atomic_path(&certificate.name, target) {
@@ -76,9 +81,23 @@ impl Store {
             None => false,
         };
         if !in_place {
-            self.switch(certificate, target, &placed, generation)?;
+            self.switch(certificate, target, &placed, &contents, generation)?;
         }
         Ok(Reconciled::Attributes)
+    }
+
+    /// What each output is to hold; what is encrypted is remembered before anybody sees it
+    fn render<'g>(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+        placed: &[Placed<'_>],
+        generation: &'g Generation,
+    ) -> Result<Vec<Bytes<'g>>, StoreError> {
+        let render = |place: &Placed<'_>| render(place.output, generation, &self.0.passwords);
+        let contents: Vec<_> = placed.iter().map(render).collect::<Result<_, _>>()?;
+        self.remember_made(certificate, target, placed, &contents, generation)?;
+        Ok(contents)
     }
 
     fn switch(
@@ -86,12 +105,14 @@ impl Store {
         certificate: &Certificate,
         target: &Target,
         placed: &[Placed<'_>],
+        contents: &[Bytes<'_>],
         generation: &Generation,
     ) -> Result<(), StoreError> {
         match &target.layout {
-            Layout::Copy => copy::install(self, certificate, target, placed, generation),
+            Layout::Copy => copy::install(self, certificate, target, placed, contents),
             Layout::Dir(_) | Layout::Links => {
-                atomic::install(self, certificate, target, placed, generation)
+                let number = generation.meta.number;
+                atomic::install(self, certificate, target, placed, contents, number)
             }
         }
     }
@@ -145,10 +166,11 @@ impl Store {
         self.forget_before(&certificate.name, &target.name)?;
         let placed = self.place(certificate, target, &Owners::default())?;
         let is_previous = |place: &Placed<'_>| {
-            let verdict = previous.map(|previous| place.verdict(previous));
-            matches!(verdict, Some(Verdict::Current | Verdict::Attributes(_)))
+            let content = render(place.output, previous?, &self.0.passwords).ok()?;
+            let verdict = place.verdict(&content);
+            matches!(verdict, Verdict::Current | Verdict::Attributes(_)).then_some(())
         };
-        if placed.iter().all(is_previous) {
+        if placed.iter().all(|place| is_previous(place).is_some()) {
             return Ok(());
         }
         // A directory that is yet to be made has nothing in it.
@@ -229,9 +251,9 @@ pub(super) struct Placed<'a> {
 }
 
 impl Placed<'_> {
-    fn verdict(&self, generation: &Generation) -> Verdict {
-        let parts = pair::parts(self.output.content, generation);
-        verdict(self.output, self.link.as_deref(), parts, self.attributes)
+    fn verdict(&self, content: &Bytes<'_>) -> Verdict {
+        let holds = |file: &File<'_>| file.holds(&content.parts());
+        verdict(self.output, self.link.as_deref(), self.attributes, holds)
     }
 }
 
@@ -277,9 +299,18 @@ fn place<'a>(
 fn entry_name(output: &Output) -> String {
     let mut digest = Fingerprint::of(output.path.as_os_str().as_bytes()).to_string();
     digest.truncate(12);
-    let file = output.content.file_name();
-    let stem = file.strip_suffix(".pem").unwrap_or(file);
-    format!("{stem}-{digest}.pem")
+    let mut name = String::new();
+    for content in &output.content {
+        let file = content.file_name();
+        name.push_str(file.strip_suffix(".pem").unwrap_or(file));
+        name.push('-');
+    }
+    let end = match output.format {
+        Format::Pem(_) => "pem",
+        Format::Der(_) => "der",
+        Format::Pkcs12 { .. } => "p12",
+    };
+    format!("{name}{digest}.{end}")
 }
 
 /// The directories of the outputs, each reached by a safe walk

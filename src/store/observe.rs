@@ -5,19 +5,22 @@
 
 use std::ffi::OsStr;
 use std::num::NonZero;
+use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
+use zeroize::Zeroizing;
 
-use super::dir::{Attributes, Dir, kind_words};
+use super::dir::{Attributes, Dir, LIMIT, kind_words};
 use super::error::StoreError;
 use super::generation::{load, numbers};
+use super::made::{Made, Wanted};
 use super::owner::Owners;
 use super::record::{ATTEMPTS, DEPLOY, ORDER, no_attempts, no_deploy};
 use super::{CERTIFICATES, GENERATIONS, Store, pair};
-use crate::cert::Leaf;
-use crate::config::{Certificate, Content, Output, Target};
+use crate::cert::{Fingerprint, Leaf};
+use crate::config::{Certificate, Output, Target};
 use crate::event::Event;
 use crate::failure::Step;
 use crate::plan::{Held, Observed, ObservedTarget, OrderInFlight, OutputState, Snapshot};
@@ -131,7 +134,8 @@ impl Store {
             Known { generations, newest: newest.as_ref().map(|(it, _)| it), older: None };
         for target in &certificate.targets {
             let record = deploy.targets.get(&target.name).cloned().unwrap_or_default();
-            let outputs = self.look_at_target(certificate, target, &record, &mut known, owners);
+            let outputs =
+                self.look_at_target(home, certificate, target, &record, &mut known, owners);
             let pinned = record.pinned_over.and_then(|_| known.leaf(record.generation));
             let number = record.installed_at.map(|_| record.generation).or(record.previous);
             let newest = known.newest.map(|newest| newest.meta.number);
@@ -151,6 +155,7 @@ impl Store {
 
     fn look_at_target(
         &self,
+        home: Option<&Dir>,
         certificate: &Certificate,
         target: &Target,
         record: &TargetRecord,
@@ -171,16 +176,21 @@ impl Store {
         };
         let number = installed.or_else(|| known.newest.map(|newest| newest.meta.number));
         let generation = number.and_then(|number| known.get(number));
+        let made = Made::load(home, target);
         let mut problem = None;
         let mut missing = None;
         let mut there = false;
         for place in &placed {
             let path = || place.output.path.clone();
-            let parts = match generation {
-                Some(generation) => pair::parts(place.output.content, generation),
-                None => [b"".as_slice(), b""],
+            let holds = |file: &File<'_>| match generation {
+                Some(generation) => match made.wanted(self, place.output, generation) {
+                    Ok(Wanted::Bytes(bytes)) => file.holds(&bytes.parts()),
+                    Ok(Wanted::Digest(digest)) => file.has_digest(digest),
+                    Err(error) => Err(error.to_string()),
+                },
+                None => file.holds(&[]),
             };
-            match verdict(place.output, place.link.as_deref(), parts, place.attributes) {
+            match verdict(place.output, place.link.as_deref(), place.attributes, holds) {
                 Verdict::Current => there = true,
                 Verdict::Missing => missing = missing.or_else(|| Some(path())),
                 Verdict::Unreadable(problem) => {
@@ -237,7 +247,7 @@ impl Known<'_> {
 
 impl Known<'_> {
     fn leaf(&mut self, number: u32) -> Option<Leaf> {
-        Leaf::from_pem(pair::parts(Content::Cert, self.get(number)?)[0]).ok()
+        Leaf::from_pem(pair::leaf(self.get(number)?)).ok()
     }
 }
 
@@ -251,15 +261,13 @@ fn newest_whole(generations: &Dir) -> Result<(Option<Whole>, Option<String>), St
     let mut damaged = None;
     for number in numbers(generations)?.into_iter().rev() {
         let problem = match load(generations, number) {
-            Ok(Some(generation)) => {
-                match Leaf::from_pem(pair::parts(Content::Cert, &generation)[0]) {
-                    Ok(leaf) if leaf.fingerprint == generation.meta.fingerprint => {
-                        return Ok((Some((generation, leaf)), damaged));
-                    }
-                    Ok(_) => "holds another certificate than was staged".to_owned(),
-                    Err(error) => error.to_string(),
+            Ok(Some(generation)) => match Leaf::from_pem(pair::leaf(&generation)) {
+                Ok(leaf) if leaf.fingerprint == generation.meta.fingerprint => {
+                    return Ok((Some((generation, leaf)), damaged));
                 }
-            }
+                Ok(_) => "holds another certificate than was staged".to_owned(),
+                Err(error) => error.to_string(),
+            },
             // Pruned in between.
             Ok(None) => continue,
             Err(error) if error.is_damage() || error.errno() == Some(Errno::IO) => {
@@ -332,12 +340,13 @@ pub(super) enum Verdict {
     Unreadable(String),
 }
 
-/// Compare one output; `link` is the text of the symlink that it must be, if it must be one
+/// Compare one output; `link` is the text of the symlink that it must be, if it must be one, and
+/// `holds` says whether the file is the right one
 pub(super) fn verdict(
     output: &Output,
     link: Option<&OsStr>,
-    parts: [&[u8]; 2],
     wanted: Attributes,
+    holds: impl FnOnce(&File<'_>) -> Result<bool, String>,
 ) -> Verdict {
     let path = output.path.as_path();
     if let Some(link) = link {
@@ -373,10 +382,10 @@ pub(super) fn verdict(
     if kind != FileType::RegularFile {
         return Verdict::Content(format!("is {}, not a regular file", kind_words(kind)));
     }
-    match holds(&fd, stat.st_size, parts) {
+    match holds(&File { fd: &fd, size: stat.st_size }) {
         Ok(true) => {}
         Ok(false) => return Verdict::Content("holds something else".to_owned()),
-        Err(errno) => return Verdict::Unreadable(errno.to_string()),
+        Err(problem) => return Verdict::Unreadable(problem),
     }
     let found = Attributes::of(&stat);
     if found.mode != wanted.mode {
@@ -392,27 +401,52 @@ pub(super) fn verdict(
     Verdict::Current
 }
 
-/// Whether a file holds exactly these parts, read in one piece
-fn holds(
-    fd: &std::os::fd::OwnedFd,
+/// An open file that is compared
+pub(super) struct File<'a> {
+    fd: &'a OwnedFd,
     size: i64,
-    [first, second]: [&[u8]; 2],
-) -> rustix::io::Result<bool> {
-    let length = first.len() + second.len();
-    if usize::try_from(size) != Ok(length) {
-        return Ok(false);
-    }
-    let mut bytes = zeroize::Zeroizing::new(vec![0; length]);
-    let mut filled = 0;
-    while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
-        match rustix::io::read(fd, room) {
-            Ok(0) => return Ok(false),
-            Ok(count) => filled += count,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+}
+
+impl File<'_> {
+    /// Whether it holds exactly these parts
+    pub(super) fn holds(&self, parts: &[&[u8]]) -> Result<bool, String> {
+        let length = parts.iter().map(|part| part.len()).sum();
+        if usize::try_from(self.size) != Ok(length) {
+            return Ok(false);
         }
+        let Some(bytes) = self.read(length)? else { return Ok(false) };
+        let mut rest = bytes.as_slice();
+        let same = parts.iter().all(|part| match rest.strip_prefix(*part) {
+            Some(tail) => {
+                rest = tail;
+                true
+            }
+            None => false,
+        });
+        Ok(same)
     }
-    Ok(bytes.split_at(first.len()) == (first, second))
+
+    /// Whether this is the SHA-256 of what it holds
+    pub(super) fn has_digest(&self, digest: Fingerprint) -> Result<bool, String> {
+        let length = usize::try_from(self.size).ok().filter(|length| *length <= LIMIT);
+        let Some(length) = length else { return Ok(false) };
+        Ok(self.read(length)?.is_some_and(|bytes| pair::digest(&bytes) == digest))
+    }
+
+    /// So many bytes in one piece; `None` when there are fewer
+    fn read(&self, length: usize) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
+        let mut bytes = Zeroizing::new(vec![0; length]);
+        let mut filled = 0;
+        while let Some(room) = bytes.get_mut(filled..).filter(|room| !room.is_empty()) {
+            match rustix::io::read(self.fd, room) {
+                Ok(0) => return Ok(None),
+                Ok(count) => filled += count,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.to_string()),
+            }
+        }
+        Ok(Some(bytes))
+    }
 }
 
 /// The end of the year 9999, the last that RFC 3339 can write

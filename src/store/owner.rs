@@ -145,12 +145,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Content;
+    use crate::config::{Content, Format};
 
     fn output(owner: Option<&str>, group: Option<&str>) -> Output {
         Output {
             path: "/x".into(),
-            content: Content::Key,
+            content: vec![Content::Key],
+            format: Format::default(),
             mode: 0o640,
             owner: owner.map(str::to_owned),
             group: group.map(str::to_owned),

@@ -72,17 +72,27 @@ pub(super) fn salvage_key(record: &[u8]) -> Option<Secret<String>> {
     pem::private_key(key.expose().as_bytes()).is_ok().then_some(key)
 }
 
-/// What an output of this content holds, in one or two parts
-pub(super) fn parts(content: Content, generation: &Generation) -> [&[u8]; 2] {
+/// What a PEM file of this content holds, part by part
+pub(super) fn parts<'g>(content: &[Content], generation: &'g Generation) -> Vec<&'g [u8]> {
     let (key, chain) = (generation.key.expose().as_bytes(), generation.chain.as_bytes());
     let (leaf, rest) = chain.split_at(leaf_length(&generation.chain));
-    match content {
-        Content::Cert => [leaf, b""],
-        Content::Chain => [rest, b""],
-        Content::Combined => [key, chain],
-        Content::Fullchain => [chain, b""],
-        Content::Key => [key, b""],
+    let mut parts = Vec::with_capacity(content.len() + 1);
+    for content in content {
+        match content {
+            Content::Cert => parts.push(leaf),
+            Content::Chain => parts.push(rest),
+            Content::Combined => parts.extend([key, chain]),
+            Content::Fullchain => parts.push(chain),
+            Content::Key => parts.push(key),
+        }
     }
+    parts
+}
+
+/// The leaf of a generation, PEM
+pub(super) fn leaf(generation: &Generation) -> &[u8] {
+    let chain = generation.chain.as_bytes();
+    chain.split_at(leaf_length(&generation.chain)).0
 }
 
 /// How long the first certificate of a chain in our form is
@@ -107,7 +117,7 @@ mod tests {
         let pair = fixture::pair("a.test");
         let pair = Pair::new(&pair.key, pair.chain.as_bytes(), Path::new("/x")).unwrap();
         let generation = fixture::generation(1, pair.key.expose(), &pair.chain);
-        let text = |content| String::from_utf8(parts(content, &generation).concat()).unwrap();
+        let text = |content| String::from_utf8(parts(&[content], &generation).concat()).unwrap();
         assert_eq!(text(Content::Fullchain), pair.chain);
         assert_eq!(text(Content::Cert) + &text(Content::Chain), pair.chain);
         assert_eq!(text(Content::Cert).matches("BEGIN").count(), 1);

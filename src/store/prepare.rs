@@ -25,8 +25,8 @@ impl Store {
     /// Everything that would keep a new generation from being kept and installed
     ///
     /// Paths that cannot be outputs, directories that somebody else may write, missing rights,
-    /// unknown users, too little space or too few inodes. A store opened for reading only tries
-    /// nothing out and sees less.
+    /// unknown users, too little space or too few inodes, passwords that cannot be read. A
+    /// store opened for reading only tries nothing out and sees less.
     pub fn faults(&self, certificate: &Certificate) -> Vec<StoreError> {
         let owners = Owners::default();
         let mut faults = Vec::new();
@@ -39,6 +39,11 @@ impl Store {
         };
         note(self.check_state(certificate));
         for target in &certificate.targets {
+            for output in &target.outputs {
+                if let Some(source) = output.password() {
+                    note(self.0.passwords.read(output, source).map(drop));
+                }
+            }
             match self.place(certificate, target, &owners) {
                 Ok(placed) => self.check_target(target, &placed, &mut note),
                 Err(error) => note(Err(error)),

@@ -18,7 +18,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use super::observe::in_shares;
 use super::recall::Kept;
 use super::{CERTIFICATES, GENERATIONS, Store};
-use crate::config::{Certificate, Config, Layout, Target};
+use crate::config::{Certificate, Config, Layout, SecretSource, Target};
 use crate::event::Event;
 use crate::name::CertName;
 use crate::plan::{Observed, ObservedTarget, OutputState, Snapshot};
@@ -220,6 +220,12 @@ impl Seal {
         // Relative to open directories: the walk along a long path costs more than the look.
         let mut parent: Option<(&Path, OwnedFd)> = None;
         for output in &target.outputs {
+            match output.password() {
+                Some(SecretSource::File(password)) => self.add(&fs::stat(password).ok()?)?,
+                // The next process may be started with another one.
+                Some(SecretSource::Credential(_) | SecretSource::Environment(_)) => return None,
+                None => {}
+            }
             let (path, name) = (output.path.parent()?, output.path.file_name()?);
             let dir = match parent.take() {
                 Some((known, dir)) if known == path => dir,
@@ -383,6 +389,22 @@ mod tests {
         assert!(matches!(state, OutputState::Differs { .. }), "{state:?}");
     }
 
+    #[test]
+    fn a_changed_password_is_seen_at_the_next_look() {
+        let place = fixture::place();
+        let store = fixture::store_with_passwords(&place);
+        let certificate = fixture::pkcs12(Layout::Links, &place.outputs());
+        let host = Host::with(place, store, certificate);
+        let mut stamps = Stamps::default();
+        let now = host.settled();
+        let first = host.look(Snapshot::default(), &mut stamps, now);
+        assert!(host.is_kept(&first, &mut stamps, now));
+        fixture::write(&host.place.outputs().join("password"), "another");
+        let second = host.look(first, &mut stamps, now);
+        let seen = host.outputs(&second);
+        assert!(matches!(seen, OutputState::Differs { .. }), "{seen:?}");
+    }
+
     struct Host {
         place: Place,
         store: Store,
@@ -395,6 +417,10 @@ mod tests {
             let place = fixture::place();
             let store = place.store();
             let certificate = fixture::certificate(Layout::Links, &place.outputs());
+            Self::with(place, store, certificate)
+        }
+
+        fn with(place: Place, store: Store, certificate: Certificate) -> Self {
             let generation = fixture::stage(&store);
             store.install(&certificate, &certificate.targets[0], &generation).unwrap();
             let config = place.config(std::slice::from_ref(&certificate));

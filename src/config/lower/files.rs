@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::fault::{At, Faults, Refused};
-use crate::config::lower::path;
+use crate::config::lower::{format, path};
 use crate::config::nearest::one_of;
-use crate::config::raw::{RawDir, RawFile, TextOr, TextOrNumber};
-use crate::config::{Content, Layout, Output};
+use crate::config::raw::{OneOrMany, RawDir, RawFile, RawFormat, TextOr, TextOrNumber};
+use crate::config::{Content, Format, Layout, Output};
 
 /// How the files are switched, and the files
 pub(super) type Files = (Layout, Vec<Output>);
@@ -18,7 +18,9 @@ pub(super) struct Placement<'a> {
     pub(super) copy: Option<bool>,
 }
 
+/// `name` is what the file calls the certificate
 pub(super) fn files(
+    name: &str,
     raw: &Placement<'_>,
     base: &Path,
     at: &At<'_>,
@@ -45,7 +47,7 @@ pub(super) fn files(
         (Some(raw), None) => dir(raw, base, &at.key("dir"), faults),
         (None, Some(raw)) => {
             let layout = if copy { Layout::Copy } else { Layout::Links };
-            list(raw, base, &at.key("files"), faults).map(|outputs| (layout, outputs))
+            list(name, raw, base, &at.key("files"), faults).map(|outputs| (layout, outputs))
         }
     }
 }
@@ -78,8 +80,9 @@ fn dir(
     let (path, contents, mode, owner, group) = (path?, contents?, mode?, owner?, group?);
     let outputs = contents.iter().map(|content| Output {
         path: path.join(content.file_name()),
-        content: *content,
-        mode: mode.unwrap_or_else(|| default_mode(*content)),
+        content: vec![*content],
+        format: Format::default(),
+        mode: mode.unwrap_or_else(|| default_mode(content.is_secret())),
         owner: owner.clone(),
         group: group.clone(),
     });
@@ -105,6 +108,7 @@ fn contents<'a>(
 }
 
 fn list(
+    name: &str,
     raw: &[RawFile],
     base: &Path,
     at: &At<'_>,
@@ -113,14 +117,15 @@ fn list(
     let mut outcome = Ok(());
     let mut outputs = Vec::with_capacity(raw.len());
     for (index, raw) in raw.iter().enumerate() {
-        match file(raw, base, &at.index(index), faults) {
+        match file(name, raw, base, &at.index(index), faults) {
             Ok(output) => outputs.push(output),
             Err(refused) => outcome = Err(refused),
         }
     }
     // Whose content is not known may be the one that is missed.
-    if raw.iter().all(|file| file.content.is_some()) {
-        outcome = complete(raw.iter().filter_map(|file| file.content), at, faults).and(outcome);
+    let contents: Option<Vec<_>> = raw.iter().map(written).collect();
+    if let Some(contents) = contents {
+        outcome = complete(contents.concat().iter().copied(), at, faults).and(outcome);
     }
     outcome.map(|()| outputs)
 }
@@ -153,27 +158,73 @@ fn complete(
     outcome
 }
 
-fn file(raw: &RawFile, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Output, Refused> {
+fn file(
+    name: &str,
+    raw: &RawFile,
+    base: &Path,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Output, Refused> {
     let path: Result<PathBuf, Refused> = match &raw.path {
         Some(text) => path::file(text, base, &at.key("path"), faults),
         None => Err(faults.missing(at, &["path"], "is missing", "add the file's path")),
     };
-    let content = raw.content.ok_or_else(|| {
-        let known = one_of(["fullchain", "chain", "cert", "key", "combined"]);
-        faults.missing(at, &["content"], "is missing", format!("add what it holds: {known}"))
-    });
+    let content = content(raw, at, faults);
+    let format = match &content {
+        Ok(content) => format::format(name, raw, content, base, at, faults),
+        Err(refused) => Err(*refused),
+    };
     let access =
         Access { mode: raw.mode.as_ref(), owner: raw.owner.as_ref(), group: raw.group.as_ref() };
-    let mode = access.mode(content.is_ok_and(Content::is_secret), at, faults);
+    let secret = content.iter().flatten().any(|content| content.is_secret());
+    let mode = access.mode(secret, at, faults);
     let (owner, group) = access.who(at, faults);
-    let content = content?;
     Ok(Output {
         path: path?,
-        content,
-        mode: mode?.unwrap_or_else(|| default_mode(content)),
+        content: content?,
+        format: format?,
+        mode: mode?.unwrap_or_else(|| default_mode(secret)),
         owner: owner?,
         group: group?,
     })
+}
+
+/// What is to be in a file, as written; `None` when it is not said
+fn written(raw: &RawFile) -> Option<Vec<Content>> {
+    match &raw.content {
+        Some(OneOrMany::One(content)) => Some(vec![*content]),
+        Some(OneOrMany::Many(contents)) => Some(contents.clone()),
+        None if raw.format == Some(RawFormat::Pkcs12) => Some(vec![Content::Combined]),
+        None => None,
+    }
+}
+
+fn content(raw: &RawFile, at: &At<'_>, faults: &mut Faults) -> Result<Vec<Content>, Refused> {
+    let Some(contents) = written(raw) else {
+        let known = one_of(["fullchain", "chain", "cert", "key", "combined"]);
+        let remedy = format!("add what it holds: {known}");
+        return Err(faults.missing(at, &["content"], "is missing", remedy));
+    };
+    let at = at.key("content");
+    if contents.is_empty() {
+        return Err(faults.value(&at, "is empty", "add what it holds, such as `[key, fullchain]`"));
+    }
+    let mut outcome = Ok(());
+    for (index, content) in contents.iter().enumerate() {
+        let refused = if contents.iter().take(index).any(|earlier| earlier == content) {
+            faults.value(&at.index(index), "is there already", "take it out here")
+        } else if *content == Content::Combined && contents.len() > 1 {
+            faults.value(
+                &at.index(index),
+                "`combined` is key and chain in an order of its own",
+                "write `key` and `fullchain` in the order that is wanted",
+            )
+        } else {
+            continue;
+        };
+        outcome = Err(refused);
+    }
+    outcome.map(|()| contents)
 }
 
 /// Who may read a file, as written
@@ -260,8 +311,8 @@ fn account(raw: Option<&TextOrNumber>, at: &At<'_>, faults: &mut Faults) -> Who 
     Err(faults.value(at, message, "give a name or a number"))
 }
 
-const fn default_mode(content: Content) -> u32 {
-    if content.is_secret() { 0o600 } else { 0o644 }
+const fn default_mode(secret: bool) -> u32 {
+    if secret { 0o600 } else { 0o644 }
 }
 
 /// What a directory holds when it is not said

@@ -27,7 +27,7 @@ pub(super) fn targets<'a>(
         }
         let placement =
             Placement { dir: raw.dir.as_ref(), files: raw.files.as_deref(), copy: raw.copy };
-        let files = files::files(&placement, context.base, at, faults);
+        let files = files::files(key, &placement, context.base, at, faults);
         claims.extend(files.as_ref().ok().map(|files| Claim::new(key, None, files)));
         let name = Ok(TargetName::default());
         return Ok(vec![target(name, files, raw.deploy.as_ref(), context, at, faults)?]);
@@ -53,7 +53,7 @@ pub(super) fn targets<'a>(
         let at = at.index(index);
         let placement =
             Placement { dir: raw.dir.as_ref(), files: raw.files.as_deref(), copy: raw.copy };
-        let files = files::files(&placement, context.base, &at, faults);
+        let files = files::files(key, &placement, context.base, &at, faults);
         claims.extend(files.as_ref().ok().map(|files| Claim::new(key, Some(index), files)));
         let name = name(raw, &at, faults);
         match target(name, files, raw.deploy.as_ref(), context, &at, faults) {

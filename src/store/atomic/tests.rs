@@ -4,7 +4,9 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 
 use super::*;
 use crate::config::{Content, Output};
+use crate::record::Generation;
 use crate::store::fixture::{self, Place};
+use crate::store::pair;
 
 #[expect(clippy::disallowed_methods, reason = "a file that was there before certkeep")]
 fn put(path: &Path, text: &str) {
@@ -22,7 +24,7 @@ fn given(certificate: &Certificate) -> Vec<Option<String>> {
 
 fn wanted(certificate: &Certificate, generation: &Generation) -> Vec<Option<String>> {
     let text = |output: &Output| {
-        let bytes = pair::parts(output.content, generation).concat();
+        let bytes = pair::parts(&output.content, generation).concat();
         Some(String::from_utf8(bytes).unwrap())
     };
     certificate.targets[0].outputs.iter().map(text).collect()
@@ -31,7 +33,8 @@ fn wanted(certificate: &Certificate, generation: &Generation) -> Vec<Option<Stri
 fn commit(store: &Store, certificate: &Certificate, generation: &Generation) -> Commit {
     let target = &certificate.targets[0];
     let placed = store.place(certificate, target, &Owners::default()).unwrap();
-    prepare(store, certificate, target, &placed, generation).unwrap()
+    let contents = fixture::rendered(store, certificate, generation);
+    prepare(store, certificate, target, &placed, &contents, generation.meta.number).unwrap()
 }
 
 fn layouts(place: &Place) -> [(Layout, PathBuf); 2] {
