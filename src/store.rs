@@ -42,6 +42,7 @@ mod fixture;
 mod generation;
 mod history;
 mod install;
+mod label;
 mod lock;
 mod made;
 mod observe;

@@ -1,4 +1,4 @@
-//! Outputs in every format, as OpenSSL and Java read them.
+//! Outputs in every format, as OpenSSL and Java read them; and what files keep when replaced.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
@@ -375,6 +375,54 @@ fn after_a_kill_at_any_step_every_format_holds_the_same_leaf() {
     }
 }
 
+/// What a user and a path are to have in common: read, whatever the mask
+#[track_caller]
+fn assert_let_in(path: &Path) {
+    let acl = ran(&program("getfacl"), &["-pE", text(path)]).unwrap();
+    let effective = ran(&program("getfacl"), &["-pe", text(path)]).unwrap();
+    assert!(acl.contains("user:nobody:r--"), "{acl}");
+    assert!(effective.contains("#effective:r--"), "{effective}");
+}
+
+#[test]
+fn a_user_let_in_by_an_acl_still_is_after_two_renewals() {
+    let ca = pebble().start();
+    for layout in ["links", "copy", "dir"] {
+        let site = Site::new(&ca);
+        let key = site.tls().join(if layout == "dir" { "site/privkey.pem" } else { "site.key" });
+        let outputs = format!(
+            "[{{ path: TLS/site.pem, content: fullchain }}, \
+             {{ path: TLS/site.key, content: key, mode: \"0640\" }}], copy: {}",
+            layout == "copy"
+        );
+        let outputs = match layout {
+            "dir" => "dir: TLS/site".to_owned(),
+            _ => format!("files: {outputs}"),
+        };
+        site.configure(&format!("site: {{ names: [a.test], {outputs} }}"));
+        // Also before certkeep came, where there is a file that it replaces.
+        if layout == "dir" {
+            site.renew();
+        } else {
+            support::write(&key, "old");
+            support::write(site.tls().join("site.pem"), "old");
+        }
+        ran(&program("setfacl"), &["-m", "u:nobody:r", text(&key)]).unwrap();
+        for _ in 0..2 {
+            site.certkeep(&["renew", "--force"]).succeeds();
+            assert_let_in(&key);
+        }
+        assert_eq!(site.state_of("site"), "live", "{layout}");
+        site.renew().keeps_quiet_about(&["put right"]);
+        // The mode means owner, group and others, and is put right without the mask.
+        ran(&program("setfacl"), &["-m", "o::r", text(&key)]).unwrap();
+        site.renew().says(&["put right"]);
+        assert_let_in(&key);
+        let acl = ran(&program("getfacl"), &["-pE", text(&key)]).unwrap();
+        assert!(acl.contains("other::---"), "{acl}");
+    }
+}
+
 /// certkeep on a host, with this done to some system calls
 fn under(inject: &str, calls: &str, site: &Site, arguments: &[&str]) -> std::process::Output {
     Command::new(program("strace"))
@@ -386,4 +434,65 @@ fn under(inject: &str, calls: &str, site: &Site, arguments: &[&str]) -> std::pro
         .args(arguments)
         .output()
         .unwrap()
+}
+
+const LABEL: [&str; 5] =
+    ["setfattr", "-n", "security.selinux", "-v", "system_u:object_r:cert_t:s0"];
+
+fn attributes(path: &Path) -> String {
+    ran(&program("getfattr"), &["--absolute-names", "-d", "-m", "-", text(path)]).unwrap()
+}
+
+#[test]
+fn a_label_or_acl_that_cannot_be_set_leaves_the_old_files_in_place() {
+    let ca = pebble().start();
+    for copy in [false, true] {
+        let site = Site::new(&ca);
+        let (chain, key) = (site.tls().join("site.pem"), site.tls().join("site.key"));
+        site.configure(&format!(
+            "site: {{ names: [a.test], copy: {copy}, files: [\
+             {{ path: TLS/site.pem, content: fullchain }}, \
+             {{ path: TLS/site.key, content: key }}] }}"
+        ));
+        site.renew();
+        site.certkeep(&["renew", "--force"]).succeeds();
+        for (set, name) in [
+            (["setfacl", "-m", "u:nobody:r"].as_slice(), "posix_acl_access"),
+            (&LABEL, "security.selinux"),
+        ] {
+            ran(&program("setfacl"), &["-b", text(&key)]).unwrap();
+            ran(&program(set[0]), &[&set[1..], &[text(&key)]].concat()).unwrap();
+            let before = (support::read(&chain), support::read(&key));
+            let orders = ca.orders();
+            for command in [["rollback", "site"], ["renew", "--force"]] {
+                let refused = under("error=EACCES", "fsetxattr", &site, &command);
+                let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+                assert!(!refused.status.success() && said.contains("cannot set the "), "{said}");
+                assert_eq!((support::read(&chain), support::read(&key)), before, "{name}");
+            }
+            assert_eq!(ca.orders(), orders, "{name}: an order in vain");
+            for generation in ["1", "2"] {
+                site.certkeep(&["rollback", "site", "--to", generation]).succeeds();
+                assert!(attributes(&key).contains(name), "{name}: {}", attributes(&key));
+            }
+            assert_eq!((support::read(&chain), support::read(&key)), before, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_label_that_means_nothing_keeps_no_user_from_renewing() {
+    if Path::new("/sys/fs/selinux/enforce").exists() {
+        // Here every label means something.
+        return;
+    }
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    site.configure_one(&["a.test"]);
+    site.renew();
+    site.certkeep(&["renew", "--force"]).succeeds();
+    let key = site.pair().key;
+    ran(&program(LABEL[0]), &[&LABEL[1..], &[text(&key)]].concat()).unwrap();
+    let done = under("error=EPERM", "fsetxattr", &site, &["rollback", "site"]);
+    assert!(done.status.success(), "{done:?}");
 }

@@ -612,3 +612,66 @@ fn a_state_directory_that_others_may_write_is_refused() {
         assert!(error.needs_operator() && error.path() == place.state(), "{mode:o}: {error}");
     }
 }
+
+/// Give the key an ACL that lets nobody in, and a label
+fn let_nobody_in(path: &Path) {
+    for command in [
+        ["setfacl", "-m", "u:65534:r"].as_slice(),
+        &["setfattr", "-n", "security.selinux", "-v", "system_u:object_r:cert_t:s0"],
+    ] {
+        let status = Command::new(command[0]).args(&command[1..]).arg(path).status().unwrap();
+        assert!(status.success(), "{command:?} {path:?}: run tests/peers");
+    }
+}
+
+/// What the user nobody reads there, and the label
+fn read_by_nobody(path: &Path) -> (String, String) {
+    let said = |arguments: &[&str]| {
+        let output = Command::new(arguments[0]).args(&arguments[1..]).arg(path).output().unwrap();
+        assert!(output.status.success(), "{arguments:?} {path:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "cat"];
+    let label = ["getfattr", "--absolute-names", "--only-values", "-n", "security.selinux"];
+    (said(&nobody), said(&label))
+}
+
+#[test]
+fn whom_an_acl_lets_in_reads_every_generation_and_the_original() {
+    assert!(rustix::process::geteuid().is_root(), "this test drops rights: run as root");
+    for which in 0..3 {
+        let place = Place::new();
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(place.dir.path(), open).unwrap();
+        let store = place.store();
+        let certificate = certificate(layouts(&place.out())[which].clone(), &place.out());
+        let target = &certificate.targets[0];
+        let key = &target.outputs[1].path;
+        for (output, text) in target.outputs.iter().zip(["old chain", "old key"]) {
+            std::fs::write(&output.path, text).unwrap();
+        }
+        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let_nobody_in(key);
+        let expected = |text: &str| (text.to_owned(), "system_u:object_r:cert_t:s0".to_owned());
+        assert_eq!(read_by_nobody(key), expected("old key"));
+        for _ in 0..3 {
+            let generation = stage(&store);
+            store.prepare(&certificate).unwrap();
+            store.install(&certificate, target, &generation).unwrap();
+            assert_eq!(read_by_nobody(key), expected(generation.key.expose()), "{which}");
+            assert_eq!(state_of(&store, &certificate), OutputState::Current, "{which}");
+        }
+        // Modes are put right in place, and by new files.
+        let generation = stage(&store);
+        store.install(&certificate, target, &generation).unwrap();
+        Command::new("setfacl").args(["-m", "o::r"]).arg(key).status().unwrap();
+        assert!(matches!(state_of(&store, &certificate), OutputState::Differs { .. }), "{which}");
+        let done = store.reconcile(&certificate, target, &generation).unwrap();
+        assert_eq!(done, Reconciled::Attributes, "{which}");
+        assert_eq!(state_of(&store, &certificate), OutputState::Current, "{which}");
+        assert_eq!(read_by_nobody(key), expected(generation.key.expose()), "{which}");
+
+        store.restore_original(&certificate, target).unwrap();
+        assert_eq!(read_by_nobody(key), expected("old key"), "{which}");
+    }
+}

@@ -20,6 +20,7 @@ use rustix::io::Errno;
 use super::dir::{Attributes, DATA, Dir, random};
 use super::error::StoreError;
 use super::install::{Placed, common_owner, open_place, open_places};
+use super::label::Labels;
 use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::render::Bytes;
@@ -75,13 +76,17 @@ fn prepare(
 ) -> Result<Commit, StoreError> {
     let mut commit = begin(store, certificate, target, placed)?;
     let mut strangers = Vec::new();
+    let mut labels = Vec::with_capacity(placed.len());
     for place in placed {
         let dir = commit.place(place.directory)?;
         let text = dir.link_text(place.name)?;
         if text.is_none() || text != place.link {
-            strangers.push((place, walk::look(dir, place.name)?));
+            let present = walk::look(dir, place.name)?;
+            labels.push(present.content().map(|held| held.labels.clone()).unwrap_or_default());
+            strangers.push((place, present));
         } else {
             walk::check_output(dir, place.name)?;
+            labels.push(dir.labels(place.name)?);
         }
     }
     let found: Vec<_> =
@@ -92,7 +97,8 @@ fn prepare(
         Layout::Dir(_) => 0o755,
         Layout::Links | Layout::Copy => 0o711,
     };
-    let new = placed.iter().zip(contents);
+    let new = placed.iter().zip(contents).zip(&labels);
+    let new = new.map(|((place, content), labels)| New { place, content, labels });
     let built = commit.build_all(mode, &strangers, new, number);
     if let Err(error) = built {
         commit.sweep();
@@ -140,16 +146,26 @@ fn ensure_dir(path: &Path, owner: u32) -> Result<Dir, StoreError> {
     }
 }
 
+/// A file that an output is to lead to
+struct New<'a> {
+    place: &'a Placed<'a>,
+    content: &'a Bytes<'a>,
+    /// Those of what the path gives now
+    labels: &'a Labels,
+}
+
 /// A file of a directory that is being built
 struct File<'a> {
     entry: &'a OsStr,
     parts: Vec<&'a [u8]>,
     attributes: Attributes,
+    labels: &'a Labels,
 }
 
 impl<'a> File<'a> {
     fn held((entry, held): (&'a OsString, &'a Held)) -> Self {
-        Self { entry, parts: vec![&held.bytes], attributes: held.attributes }
+        let Held { bytes, attributes, labels } = held;
+        Self { entry, parts: vec![bytes], attributes: *attributes, labels }
     }
 }
 
@@ -164,15 +180,14 @@ impl Commit {
         &mut self,
         mode: u32,
         strangers: &[(&Placed<'_>, Present)],
-        new: impl Iterator<Item = (&'a Placed<'a>, &'a Bytes<'a>)>,
+        new: impl Iterator<Item = New<'a>>,
         number: u32,
     ) -> Result<(), StoreError> {
         if strangers.iter().any(|(_, present)| present.content().is_some()) {
             let mut files = self.present_entries()?;
             for (place, present) in strangers {
-                if let Some(Held { bytes, attributes }) = present.content() {
-                    let held = Held { bytes: bytes.clone(), attributes: *attributes };
-                    files.insert(place.entry.clone(), held);
+                if let Some(held) = present.content() {
+                    files.insert(place.entry.clone(), held.clone());
                 }
             }
             let name = self.build(0, mode, files.iter().map(File::held))?;
@@ -183,10 +198,11 @@ impl Commit {
             let (place, name) = (place.directory.to_owned(), place.name.to_owned());
             self.steps.push(Step::Link { place, name, text });
         }
-        let files = new.map(|(place, content)| File {
+        let files = new.map(|New { place, content, labels }| File {
             entry: &place.entry,
             parts: content.parts(),
             attributes: place.attributes,
+            labels,
         });
         let name = self.build(number, mode, files)?;
         self.steps.push(Step::Switch(name));
@@ -206,8 +222,7 @@ impl Commit {
             let regular = dir
                 .stat(&name)?
                 .is_some_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-            if let Some((bytes, stat)) = if regular { dir.read(&name)? } else { None } {
-                let held = Held { bytes: bytes.into(), attributes: Attributes::of(&stat) };
+            if let Some(held) = if regular { dir.hold(&name)? } else { None } {
                 entries.insert(name, held);
             }
         }
@@ -223,8 +238,8 @@ impl Commit {
     ) -> Result<String, StoreError> {
         let name = format!("..{number:06}-{:016x}", random());
         let dir = self.atomic.new_child(&name)?;
-        for File { entry, parts, attributes } in files {
-            dir.create(entry, &parts, attributes)?;
+        for File { entry, parts, attributes, labels } in files {
+            dir.create(entry, &parts, attributes, labels)?;
         }
         dir.set_mode(mode)?;
         dir.sync()?;
@@ -245,8 +260,8 @@ impl Commit {
             Step::Link { place, name, text } => {
                 self.place(place)?.replace_by_link(name, &self.tag, text)
             }
-            Step::File { place, name, content: Held { bytes, attributes } } => {
-                self.place(place)?.replace(name, &self.tag, &[bytes], *attributes)
+            Step::File { place, name, content: Held { bytes, attributes, labels } } => {
+                self.place(place)?.replace(name, &self.tag, &[bytes], *attributes, labels)
             }
             Step::Unlink { place, name } => {
                 let dir = self.place(place)?;
@@ -350,8 +365,7 @@ pub(super) fn restore(
         };
         match original.was.content() {
             Some(held) => {
-                let held = Held { bytes: held.bytes.clone(), attributes: held.attributes };
-                files.insert(place.entry.clone(), held);
+                files.insert(place.entry.clone(), held.clone());
             }
             None => {
                 files.remove(&place.entry);
@@ -360,10 +374,7 @@ pub(super) fn restore(
         let (directory, name) = (place.directory.to_owned(), place.name.to_owned());
         last.push(match &original.was {
             Was::Absent => Step::Unlink { place: directory, name },
-            Was::File(Held { bytes, attributes }) => {
-                let content = Held { bytes: bytes.clone(), attributes: *attributes };
-                Step::File { place: directory, name, content }
-            }
+            Was::File(held) => Step::File { place: directory, name, content: held.clone() },
             Was::Link { text, .. } => Step::Link { place: directory, name, text: text.into() },
         });
     }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::dir::{Attributes, Dir, temporary_name};
 use super::error::StoreError;
 use super::install::{Placed, open_place, open_places};
+use super::label::Labels;
 use super::original::{Kept, Original, Was};
 use super::record::{self, Reading, Record};
 use super::render::Bytes;
@@ -41,8 +42,10 @@ pub(super) fn install(
     }
     let found: Vec<_> = present.iter().map(|(path, present)| (path.clone(), present)).collect();
     store.keep(Kept::Original, &certificate.name, &target.name, &found)?;
-    let changes = placed.iter().zip(contents).map(|(place, content)| {
-        let new = New::File(content.parts(), place.attributes);
+    let changes = placed.iter().zip(contents).zip(&present);
+    let changes = changes.map(|((place, content), (_, present))| {
+        let labels = present.content().map(|held| held.labels.clone()).unwrap_or_default();
+        let new = New::File(content.parts(), place.attributes, labels);
         Change { directory: place.directory, name: place.name, new }
     });
     switch(store, certificate, target, &places, changes)
@@ -61,7 +64,9 @@ pub(super) fn restore(
         let original = originals.iter().find(|o| o.path == place.output.path)?;
         let new = match &original.was {
             Was::Absent => New::Nothing,
-            Was::File(Held { bytes, attributes }) => New::File(vec![bytes], *attributes),
+            Was::File(Held { bytes, attributes, labels }) => {
+                New::File(vec![bytes], *attributes, labels.clone())
+            }
             Was::Link { text, .. } => New::Link(text.as_ref()),
         };
         Some(Change { directory: place.directory, name: place.name, new })
@@ -77,7 +82,7 @@ struct Change<'a> {
 }
 
 enum New<'a> {
-    File(Vec<&'a [u8]>, Attributes),
+    File(Vec<&'a [u8]>, Attributes, Labels),
     Link(&'a OsStr),
     Nothing,
 }
@@ -166,15 +171,15 @@ fn stage(
         digest: None,
         previous: None,
         owner: match change.new {
-            New::File(_, attributes) => attributes.uid,
+            New::File(_, attributes, _) => attributes.uid,
             New::Link(_) | New::Nothing => 0,
         },
     };
     let temporary = temporary_name(tag);
     let staged = match &change.new {
-        New::File(parts, attributes) => {
+        New::File(parts, attributes, labels) => {
             entry.digest = Some(pair::digest(&parts.concat()));
-            dir.create(&temporary, parts, *attributes)
+            dir.create(&temporary, parts, *attributes, labels)
         }
         New::Link(text) => {
             use std::os::unix::ffi::OsStrExt as _;
@@ -201,8 +206,8 @@ fn keep(dir: &Dir, tag: &str, name: &OsStr) -> Result<Option<String>, StoreError
         Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::MLINK | Errno::XDEV) => {
             match walk::look(dir, name)? {
                 walk::Present::Absent => Ok(None),
-                walk::Present::File(Held { bytes, attributes }) => {
-                    dir.create(&temporary, &[&bytes], attributes)?;
+                walk::Present::File(Held { bytes, attributes, labels }) => {
+                    dir.create(&temporary, &[&bytes], attributes, &labels)?;
                     Ok(Some(temporary))
                 }
                 walk::Present::Link { text, .. } => {
@@ -370,7 +375,7 @@ mod tests {
         let mut entries = Vec::new();
         let contents = fixture::rendered(store, certificate, generation);
         for (place, content) in placed.iter().zip(&contents) {
-            let new = New::File(content.parts(), place.attributes);
+            let new = New::File(content.parts(), place.attributes, Labels::default());
             let change = Change { directory: place.directory, name: place.name, new };
             let tag = store.tag(&certificate.name);
             stage(&places[place.directory], &tag, &change, &mut entries).unwrap();

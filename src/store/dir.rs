@@ -12,6 +12,8 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
 use super::error::{SET_OWNER, StoreError};
+use super::label::{Acl, Labels, SET_ACL};
+use super::walk::Held;
 
 /// An open directory, with its path for messages
 #[derive(Debug)]
@@ -165,7 +167,7 @@ impl Dir {
         &self,
         name: impl AsRef<OsStr>,
     ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
-        self.read_with(name.as_ref(), OFlags::NOFOLLOW, LIMIT)
+        self.read_up_to(name, LIMIT)
     }
 
     /// As [`Dir::read`], with this many bytes as the most
@@ -174,7 +176,8 @@ impl Dir {
         name: impl AsRef<OsStr>,
         limit: usize,
     ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
-        self.read_with(name.as_ref(), OFlags::NOFOLLOW, limit)
+        let found = self.read_with(name.as_ref(), OFlags::NOFOLLOW, limit)?;
+        Ok(found.map(|(bytes, stat, _)| (bytes, stat)))
     }
 
     /// As [`Dir::read`], and symlinks are followed
@@ -182,7 +185,7 @@ impl Dir {
         &self,
         name: impl AsRef<OsStr>,
     ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
-        self.read_with(name.as_ref(), OFlags::empty(), LIMIT)
+        self.read_through_up_to(name, LIMIT)
     }
 
     /// As [`Dir::read_through`], with this many bytes as the most
@@ -191,7 +194,24 @@ impl Dir {
         name: impl AsRef<OsStr>,
         limit: usize,
     ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
-        self.read_with(name.as_ref(), OFlags::empty(), limit)
+        let found = self.read_with(name.as_ref(), OFlags::empty(), limit)?;
+        Ok(found.map(|(bytes, stat, _)| (bytes, stat)))
+    }
+
+    /// As [`Dir::read`], with all that a file in its place is to have
+    pub(super) fn hold(&self, name: impl AsRef<OsStr>) -> Result<Option<Held>, StoreError> {
+        self.hold_with(name.as_ref(), OFlags::NOFOLLOW)
+    }
+
+    /// As [`Dir::hold`], and symlinks are followed
+    pub(super) fn hold_through(&self, name: impl AsRef<OsStr>) -> Result<Option<Held>, StoreError> {
+        self.hold_with(name.as_ref(), OFlags::empty())
+    }
+
+    fn hold_with(&self, name: &OsStr, flags: OFlags) -> Result<Option<Held>, StoreError> {
+        let Some((bytes, stat, fd)) = self.read_with(name, flags, LIMIT)? else { return Ok(None) };
+        let labels = Labels::of(&fd).map_err(|errno| self.error(READ_LABELS, name, errno))?;
+        Ok(Some(Held { bytes: bytes.into(), attributes: Attributes::of(&stat), labels }))
     }
 
     fn read_with(
@@ -199,7 +219,7 @@ impl Dir {
         name: &OsStr,
         flags: OFlags,
         limit: usize,
-    ) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
+    ) -> Result<Option<(Vec<u8>, Stat, OwnedFd)>, StoreError> {
         // Without NONBLOCK the open of a FIFO waits for a writer.
         let flags = flags | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
@@ -232,7 +252,18 @@ impl Dir {
             }
         }
         bytes.truncate(filled);
-        Ok(Some((bytes, stat)))
+        Ok(Some((bytes, stat, fd)))
+    }
+
+    /// ACL and label of what a reader of this name gets; none when there is no such file
+    pub(super) fn labels(&self, name: impl AsRef<OsStr>) -> Result<Labels, StoreError> {
+        let name = name.as_ref();
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        match fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => Labels::of(&fd).map_err(|errno| self.error(READ_LABELS, name, errno)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NXIO) => Ok(Labels::default()),
+            Err(errno) => Err(self.error("read", name, errno)),
+        }
     }
 
     /// Make a file, complete and on disk under this name; nothing is left when that fails
@@ -241,12 +272,13 @@ impl Dir {
         name: impl AsRef<OsStr>,
         parts: &[&[u8]],
         attributes: Attributes,
+        labels: &Labels,
     ) -> Result<(), StoreError> {
         let name = name.as_ref();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let fd = fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| self.error("create", name, errno))?;
-        let written = self.fill(name, fd, parts, attributes);
+        let written = self.fill(name, fd, parts, attributes, labels);
         if written.is_err() {
             // The first error is the one to report.
             drop(self.unlink(name));
@@ -260,8 +292,10 @@ impl Dir {
         fd: OwnedFd,
         parts: &[&[u8]],
         attributes: Attributes,
+        labels: &Labels,
     ) -> Result<(), StoreError> {
         set_attributes(&fd, attributes)
+            .and_then(|()| labels.give(&fd, attributes.mode))
             .map_err(|(action, errno)| self.error(action, name, errno))?;
         let mut file = std::fs::File::from(fd);
         let write = |file: &mut std::fs::File| {
@@ -283,9 +317,10 @@ impl Dir {
         tag: &str,
         parts: &[&[u8]],
         attributes: Attributes,
+        labels: &Labels,
     ) -> Result<(), StoreError> {
         let temporary = temporary_name(tag);
-        self.create(&temporary, parts, attributes)?;
+        self.create(&temporary, parts, attributes, labels)?;
         self.rename_or_drop(&temporary, name.as_ref())
     }
 
@@ -378,10 +413,27 @@ pub(super) fn set_attributes(
     wanted: Attributes,
 ) -> Result<(), (&'static str, Errno)> {
     let stat = fs::fstat(fd).map_err(|errno| ("look at", errno))?;
-    let present = Attributes::of(&stat);
-    let set_mode = |mode| {
+    set(fd, Attributes::of(&stat), wanted, |mode| {
         fs::fchmod(fd, Mode::from_raw_mode(mode)).map_err(|errno| ("set the mode of", errno))
+    })
+}
+
+/// As [`set_attributes`], for a file in use: who is let in by its ACL stays
+pub(super) fn put_right(fd: &OwnedFd, wanted: Attributes) -> Result<(), (&'static str, Errno)> {
+    let Some(acl) = Acl::of(fd).map_err(|errno| ("look at", errno))? else {
+        return set_attributes(fd, wanted);
     };
+    let stat = fs::fstat(fd).map_err(|errno| ("look at", errno))?;
+    let present = Attributes { mode: acl.mode(), ..Attributes::of(&stat) };
+    set(fd, present, wanted, |mode| acl.give(fd, mode).map_err(|errno| (SET_ACL, errno)))
+}
+
+fn set(
+    fd: &OwnedFd,
+    present: Attributes,
+    wanted: Attributes,
+    set_mode: impl Fn(u32) -> Result<(), (&'static str, Errno)>,
+) -> Result<(), (&'static str, Errno)> {
     if (present.uid, present.gid) != (wanted.uid, wanted.gid) {
         if present.mode & !wanted.mode != 0 {
             set_mode(present.mode & wanted.mode)?;
@@ -439,6 +491,8 @@ pub(super) const DATA: &str = "..data";
 
 const TEMPORARY: &str = ".certkeep-";
 
+const READ_LABELS: &str = "read the ACL and label of";
+
 /// The most bytes of one file
 pub(super) const LIMIT: usize = 1 << 20;
 
@@ -459,7 +513,7 @@ mod tests {
         let dir = at(place.path());
         let attributes = Attributes { mode: 0o640, ..Attributes::private() };
         for content in [b"one".as_slice(), b"twotwo"] {
-            dir.replace("file", "t", &[content, b"!"], attributes).unwrap();
+            dir.replace("file", "t", &[content, b"!"], attributes, &Labels::default()).unwrap();
             let (bytes, stat) = dir.read("file").unwrap().unwrap();
             assert_eq!(bytes, [content, b"!"].concat());
             assert_eq!(Attributes::of(&stat), attributes);
@@ -481,7 +535,8 @@ mod tests {
     fn a_directory_in_the_place_of_the_data_link_is_exchanged() {
         let place = tempfile::tempdir().unwrap();
         let dir = at(place.path());
-        dir.new_child(DATA).unwrap().create("a", &[b"x"], Attributes::private()).unwrap();
+        let data = dir.new_child(DATA).unwrap();
+        data.create("a", &[b"x"], Attributes::private(), &Labels::default()).unwrap();
         dir.replace_by_link(DATA, "t", "..1".as_ref()).unwrap();
         assert_eq!(dir.link_text(DATA).unwrap().unwrap(), "..1");
         assert_eq!(dir.names().unwrap(), [DATA]);

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::dir::{Attributes, Dir, temporary_name};
 use super::error::StoreError;
+use super::label::Labels;
 use super::pair::{Pair, digest};
 use super::record::{self, Reading};
 use super::{GENERATIONS, OWN, Store};
@@ -140,8 +141,9 @@ impl Store {
 fn build(generations: &Dir, temporary: &str, generation: &Generation) -> Result<(), StoreError> {
     let dir = generations.new_child(temporary)?;
     let private = Attributes::private();
-    dir.create(KEY, &[generation.key.expose().as_bytes()], private)?;
-    dir.create(CHAIN, &[generation.chain.as_bytes()], private)?;
+    let labels = Labels::default();
+    dir.create(KEY, &[generation.key.expose().as_bytes()], private, &labels)?;
+    dir.create(CHAIN, &[generation.chain.as_bytes()], private, &labels)?;
     record::write(&dir, META, &generation.meta)?;
     dir.sync()
 }

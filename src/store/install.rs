@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, Mode, OFlags};
 
-use super::dir::{Attributes, DATA, Dir, set_attributes};
+use super::dir::{Attributes, DATA, Dir, put_right};
 use super::error::StoreError;
 use super::observe::{File, Verdict, verdict};
 use super::original::{Kept, Original, Was};
@@ -363,7 +363,7 @@ fn adjust(atomic: &Path, placed: &[Placed<'_>]) -> Result<bool, StoreError> {
             // Another name of the same file may be none of our business.
             return Ok(false);
         }
-        set_attributes(&fd, place.attributes)
+        put_right(&fd, place.attributes)
             .map_err(|(action, errno)| dir.error(action, &place.entry, errno))?;
     }
     Ok(true)

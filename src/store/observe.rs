@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::dir::{Attributes, Dir, LIMIT, kind_words};
 use super::error::StoreError;
 use super::generation::{load, numbers};
+use super::label::Acl;
 use super::made::{Made, Wanted};
 use super::owner::Owners;
 use super::record::{ATTEMPTS, DEPLOY, ORDER, no_attempts, no_deploy};
@@ -387,7 +388,12 @@ pub(super) fn verdict(
         Ok(false) => return Verdict::Content("holds something else".to_owned()),
         Err(problem) => return Verdict::Unreadable(problem),
     }
-    let found = Attributes::of(&stat);
+    let mut found = Attributes::of(&stat);
+    if found.mode != wanted.mode
+        && let Ok(Some(acl)) = Acl::of(&fd)
+    {
+        found.mode = acl.mode();
+    }
     if found.mode != wanted.mode {
         let text = format!("has mode {:04o} instead of {:04o}", found.mode, wanted.mode);
         return Verdict::Attributes(text);

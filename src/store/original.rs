@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 
 use super::dir::{Attributes, Dir};
 use super::error::StoreError;
+use super::label::Labels;
 use super::record::{self, Reading, Record};
 use super::walk::{Held, Present};
 use super::{BEFORE, ORIGINALS, OWN, Store};
@@ -74,7 +75,7 @@ struct KeptFile {
     /// The text of the symlink that was there
     #[serde(default, skip_serializing_if = "Option::is_none")]
     link: Option<String>,
-    /// Where its content is kept, and what mode and owner it had
+    /// Where its content is kept, and what mode, owner and labels it had
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content: Option<KeptContent>,
 }
@@ -85,6 +86,8 @@ struct KeptContent {
     mode: u32,
     uid: u32,
     gid: u32,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
 }
 
 impl Store {
@@ -112,9 +115,10 @@ impl Store {
             let content = match present.content() {
                 Some(held) => {
                     let file = format!("{:06}", manifest.files.len());
-                    dir.replace(&file, OWN, &[&held.bytes], Attributes::private())?;
+                    let private = Attributes::private();
+                    dir.replace(&file, OWN, &[&held.bytes], private, &Labels::default())?;
                     let Attributes { mode, uid, gid } = held.attributes;
-                    Some(KeptContent { file, mode, uid, gid })
+                    Some(KeptContent { file, mode, uid, gid, labels: held.labels.clone() })
                 }
                 None => None,
             };
@@ -168,13 +172,13 @@ impl Store {
 
 fn original(dir: &Dir, kept: KeptFile) -> Result<Original, StoreError> {
     let content = match kept.content {
-        Some(KeptContent { file, mode, uid, gid }) => {
+        Some(KeptContent { file, mode, uid, gid, labels }) => {
             let plain = file.bytes().all(|b| b.is_ascii_digit());
             let found = if plain { dir.read(&file)? } else { None };
             let (bytes, _) =
                 found.ok_or_else(|| StoreError::damaged(dir.join(&file), "is missing"))?;
             let attributes = Attributes { mode: mode & 0o7777, uid, gid };
-            Some(Held { bytes: Zeroizing::new(bytes), attributes })
+            Some(Held { bytes: Zeroizing::new(bytes), attributes, labels })
         }
         None => None,
     };

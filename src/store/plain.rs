@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::dir::{Attributes, Dir};
 use super::error::StoreError;
+use super::label::Labels;
 use super::{OWN, Store};
 
 /// Replace a file that anybody may read, or make it, in one rename
@@ -15,7 +16,8 @@ pub fn write_public(path: &Path, content: &[u8]) -> Result<(), StoreError> {
     let missing = || StoreError::refused(&path, "has no directory", "create its directory");
     let (parent, name) = path.parent().zip(path.file_name()).ok_or_else(missing)?;
     let dir = Dir::find(parent)?.ok_or_else(missing)?;
-    dir.replace(name, OWN, &[content], Attributes { mode: 0o644, ..Attributes::private() })?;
+    let attributes = Attributes { mode: 0o644, ..Attributes::private() };
+    dir.replace(name, OWN, &[content], attributes, &Labels::default())?;
     dir.sync()
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::dir::{Attributes, DATA, Dir, ourselves, set_attributes};
 use super::error::StoreError;
 use super::install::{Placed, common_owner, open_place};
+use super::label::Labels;
 use super::owner::Owners;
 use super::{Access, Store, walk};
 use crate::config::{Certificate, Layout, Target};
@@ -25,7 +26,7 @@ impl Store {
     /// Everything that would keep a new generation from being kept and installed
     ///
     /// Paths that cannot be outputs, directories that somebody else may write, missing rights,
-    /// unknown users, too little space or too few inodes, passwords that cannot be read. A
+    /// unknown users, too little space or too few inodes, passwords and ACLs that cannot be read. A
     /// store opened for reading only tries nothing out and sees less.
     pub fn faults(&self, certificate: &Certificate) -> Vec<StoreError> {
         let owners = Owners::default();
@@ -57,7 +58,7 @@ impl Store {
             Access::ReadWrite => {
                 let dir = self.ensure_certificate_dir(&certificate.name)?;
                 check_space(&dir, STATE_BYTES, STATE_INODES)?;
-                self.probe(&dir, &[Attributes::private()])
+                self.probe(&dir, &[])
             }
             Access::ReadOnly => match Dir::find(&self.0.root)? {
                 Some(dir) => check_space(&dir, STATE_BYTES, STATE_INODES),
@@ -73,20 +74,26 @@ impl Store {
         note: &mut dyn FnMut(Result<(), StoreError>),
     ) {
         let mut places = BTreeMap::new();
+        let mut gifts = Vec::with_capacity(placed.len());
         for place in placed {
+            let mut labels = Labels::default();
             let dir = places.entry(place.directory).or_insert_with(|| {
                 open(target, place.directory, common_owner(placed, place.directory))
             });
             match dir {
                 Ok((dir, _)) if dir.path() == place.directory => {
-                    note(walk::check_output(dir, place.name));
+                    let found = walk::check_output(dir, place.name);
+                    match found.and_then(|()| dir.labels(place.name)) {
+                        Ok(found) => labels = found,
+                        Err(error) => note(Err(error)),
+                    }
                 }
                 // The directory is yet to be made, and nothing is in it.
                 Ok(_) => {}
                 Err(error) => note(Err(error.clone())),
             }
+            gifts.push((place.attributes, labels));
         }
-        let gifts: Vec<_> = placed.iter().map(|place| place.attributes).collect();
         // Behind symlinks the files themselves are in the state directory.
         let (here, there) = match target.layout {
             Layout::Links => ([].as_slice(), gifts.as_slice()),
@@ -108,7 +115,7 @@ impl Store {
     /// Try out whether files can be made in a directory and given these attributes
     ///
     /// The file has no name, so that nobody sees it.
-    fn probe(&self, dir: &Dir, gifts: &[Attributes]) -> Result<(), StoreError> {
+    fn probe(&self, dir: &Dir, gifts: &[(Attributes, Labels)]) -> Result<(), StoreError> {
         let named = || {
             fs::accessat(dir.fd(), ".", Right::WRITE_OK | Right::EXEC_OK, AtFlags::EACCESS)
                 .map_err(|errno| StoreError::system("write in", dir.path(), errno))
@@ -123,8 +130,12 @@ impl Store {
             Err(errno) => return Err(StoreError::system("write in", dir.path(), errno)),
         };
         let (uid, gid) = ourselves();
-        for gift in gifts.iter().filter(|gift| (gift.uid, gift.gid) != (uid, gid)) {
+        for (gift, labels) in gifts {
+            if (gift.uid, gift.gid) == (uid, gid) && labels.is_empty() {
+                continue;
+            }
             set_attributes(&fd, *gift)
+                .and_then(|()| labels.give(&fd, gift.mode))
                 .map_err(|(action, errno)| StoreError::system(action, dir.path(), errno))?;
         }
         Ok(())

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dir::{Attributes, Dir};
 use super::error::StoreError;
+use super::label::Labels;
 use super::stamp::Stamps;
 use super::{CERTIFICATES, OWN, Store};
 use crate::cert::Leaf;
@@ -136,7 +137,7 @@ impl Store {
                 text.extend_from_slice(format!("{name} {stamp:x} {json}\n").as_bytes());
             }
         }
-        root.replace(SEEN, OWN, &[&text], Attributes::private())?;
+        root.replace(SEEN, OWN, &[&text], Attributes::private(), &Labels::default())?;
         stamps.are_news = false;
         Ok(())
     }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dir::{Attributes, Dir};
 use super::error::StoreError;
+use super::label::Labels;
 use super::{ACCOUNTS, OWN, Store, eight_digits, pair};
 use crate::event::Event;
 use crate::name::{CertName, TargetName};
@@ -288,7 +289,7 @@ struct Versioned {
 
 pub(super) fn write<T: Serialize>(dir: &Dir, file: &str, record: &T) -> Result<(), StoreError> {
     let json = json(record).map_err(|reason| StoreError::damaged(dir.join(file), reason))?;
-    dir.replace(file, OWN, &[&json], Attributes::private())
+    dir.replace(file, OWN, &[&json], Attributes::private(), &Labels::default())
 }
 
 pub(super) fn json<T: Serialize>(record: &T) -> Result<zeroize::Zeroizing<Vec<u8>>, String> {

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::dir::{Attributes, Dir, kind_words, ourselves};
 use super::error::StoreError;
+use super::label::Labels;
 
 /// Open a directory by a walk from the root on which nobody else can interfere
 ///
@@ -130,11 +131,12 @@ pub(super) enum Present {
     },
 }
 
-/// A file's bytes and attributes
-#[derive(Debug)]
+/// A file's bytes, and all that a file in its place is to have
+#[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) bytes: zeroize::Zeroizing<Vec<u8>>,
     pub(super) attributes: Attributes,
+    pub(super) labels: Labels,
 }
 
 impl Present {
@@ -189,15 +191,11 @@ fn is_mount_point(dir: &Dir, name: &OsStr, stat: &Stat) -> Result<bool, StoreErr
 /// What is at an output's path, after [`check_output`]
 pub(super) fn look(dir: &Dir, name: &OsStr) -> Result<Present, StoreError> {
     check_output(dir, name)?;
-    let held = |(bytes, stat): (Vec<u8>, Stat)| Held {
-        bytes: zeroize::Zeroizing::new(bytes),
-        attributes: Attributes::of(&stat),
-    };
     let foreign = |error: StoreError| error.mended_by("move it away, or name another path");
     match dir.link_text(name)? {
         Some(text) => {
-            let behind = match dir.read_through(name) {
-                Ok(found) => found.map(held),
+            let behind = match dir.hold_through(name) {
+                Ok(found) => found,
                 // A dangling or circular symlink leads to nothing.
                 Err(error) if matches!(error.errno(), Some(Errno::LOOP | Errno::NOTDIR)) => None,
                 Err(error) => return Err(foreign(error)),
@@ -205,8 +203,8 @@ pub(super) fn look(dir: &Dir, name: &OsStr) -> Result<Present, StoreError> {
             Ok(Present::Link { text, behind })
         }
         None => {
-            let found = dir.read(name).map_err(foreign)?;
-            Ok(found.map_or(Present::Absent, |found| Present::File(held(found))))
+            let found = dir.hold(name).map_err(foreign)?;
+            Ok(found.map_or(Present::Absent, Present::File))
         }
     }
 }
