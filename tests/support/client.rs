@@ -2,12 +2,14 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use certkeep::cert::Fingerprint;
+use certkeep::cert::{Fingerprint, Leaf};
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -35,18 +37,32 @@ pub(crate) fn trusting(roots: &[CertificateDer<'static>]) -> Arc<ClientConfig> {
 /// The signature of the handshake is still checked: it proves that the server has the key.
 pub(crate) fn curious() -> Arc<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let mut config = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
         .with_no_client_auth();
+    // A resumed session shows the certificate of the session that it resumes.
+    config.resumption = Resumption::disabled();
     Arc::new(config)
 }
 
 /// The leaf that a server shows under a name
 pub(crate) fn served(address: SocketAddr, name: &str) -> io::Result<Fingerprint> {
     look(&curious(), address, name)
+}
+
+/// The leaf that OpenSSL's client is shown, after a STARTTLS of this protocol if one is named
+pub(crate) fn shown(address: SocketAddr, starttls: Option<&str>) -> io::Result<Fingerprint> {
+    let mut client = Command::new(super::program("timeout"));
+    client.args(["10", "openssl", "s_client", "-connect"]).arg(address.to_string());
+    if let Some(protocol) = starttls {
+        client.args(["-starttls", protocol]);
+    }
+    let output = client.stdin(Stdio::null()).output()?;
+    let leaf = Leaf::from_pem(&output.stdout);
+    Ok(leaf.map_err(|error| io::Error::other(format!("{error}: {output:?}")))?.fingerprint)
 }
 
 /// One connection: a handshake, a request and an answer
