@@ -13,6 +13,7 @@ mod path;
 mod secret;
 mod targets;
 mod unique;
+mod url;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

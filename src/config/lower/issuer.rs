@@ -2,10 +2,9 @@
 
 use std::path::Path;
 
-use url::{Host, Url};
-
 use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::secret::Places;
+use crate::config::lower::url::{is_loopback, url};
 use crate::config::lower::{each, path};
 use crate::config::nearest::{nearest, one_of};
 use crate::config::presets::{PRESETS, Preset, preset};
@@ -103,7 +102,7 @@ fn directory(
         let message = format!("`{}` is no CA that is known by name", text.escape_debug());
         return Err(faults.value(&at, message, remedy));
     }
-    let url = url(text, &at, faults)?;
+    let url = url(text, DIRECTORY, &at, faults)?;
     match url.scheme() {
         "https" => {}
         "http" if !is_loopback(&url) => {
@@ -132,37 +131,6 @@ fn directory(
 
 fn preset_names() -> impl Iterator<Item = &'static str> {
     PRESETS.iter().map(|preset| preset.name)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
-/// A URL with a host and without what would be a secret or is never sent
-fn url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<Url, Refused> {
-    let url = Url::parse(text)
-        .map_err(|error| faults.value(at, format!("is no URL: {error}"), "correct the URL"))?;
-    // The text is not repeated: it may hold a password.
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(faults.value(
-            at,
-            "has a user name or a password in it",
-            "leave it out; secrets are not written in this file",
-        ));
-    }
-    if url.host_str().is_none_or(str::is_empty) || url.fragment().is_some() {
-        return Err(faults.value(
-            at,
-            "has no host, or has a `#` part",
-            "give a URL such as `https://ca.internal/acme/directory`",
-        ));
-    }
-    Ok(url)
 }
 
 fn terms(
@@ -259,10 +227,12 @@ fn eab(raw: &RawEab, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result<Ea
 }
 
 fn proxy_url(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
-    let url = url(text, at, faults)?;
+    let url = url(text, "http://proxy.internal:3128", at, faults)?;
     if !matches!(url.scheme(), "http" | "https") {
         let message = format!("has the scheme `{}`", url.scheme());
         return Err(faults.value(at, message, "give an `http://` or `https://` URL"));
     }
     Ok(url.into())
 }
+
+const DIRECTORY: &str = "https://ca.internal/acme/directory";
