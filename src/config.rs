@@ -14,6 +14,7 @@ mod presets;
 mod raw;
 mod read;
 mod schema;
+mod servers;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +24,7 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use crate::name::{CertName, Identifier, IssuerName, TargetName};
 
@@ -371,6 +373,12 @@ pub struct Output {
 }
 
 impl Output {
+    /// Whether it is PEM of this alone, which anybody reads who may read the file
+    pub fn is_plain(&self, content: Content) -> bool {
+        let pem = matches!(self.format, Format::Pem(KeyFormat::Pkcs8 | KeyFormat::Traditional));
+        pem && self.content == [content]
+    }
+
     /// Where the password is that this output is encrypted with
     pub fn password(&self) -> Option<&SecretSource> {
         match &self.format {
@@ -488,6 +496,28 @@ pub struct Hook {
 pub enum Reload {
     /// A command
     Command(Hook),
+    /// A container, through its engine's API
+    Container {
+        /// The engine's socket, which speaks Docker's API
+        engine: PathBuf,
+        /// The container's name or identifier
+        name: String,
+        /// What is done with it
+        action: ContainerAction,
+        /// How long it may take
+        timeout: Duration,
+    },
+    /// HAProxy's certificates in memory, through its runtime API
+    Haproxy {
+        /// The stats socket, of level admin
+        socket: Socket,
+        /// What HAProxy calls the certificate; `None` is the path of the output
+        certificate: Option<String>,
+        /// How long it may take
+        timeout: Duration,
+    },
+    /// A request over HTTP
+    Http(HttpCall),
     /// A signal to a process
     Signal {
         /// Which signal, such as `HUP`, without `SIG`
@@ -502,6 +532,93 @@ pub enum Reload {
         /// How long its job may take
         timeout: Duration,
     },
+    /// A file that a watcher looks at
+    Trigger(PathBuf),
+}
+
+/// What is done with a container
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ContainerAction {
+    /// A command is run in it, an argument vector that is never empty
+    Exec(Vec<String>),
+    /// A signal goes to its first process
+    Kill(Signal),
+}
+
+/// Where a server on this host listens
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Socket {
+    /// A loopback address
+    Tcp(SocketAddr),
+    /// A socket in the file system
+    Unix(PathBuf),
+}
+
+/// A request over HTTP, and which answers mean success
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HttpCall {
+    /// How it asks
+    pub method: HttpMethod,
+    /// What it asks; plain http only to a loopback address or over `unix_socket`
+    pub url: Url,
+    /// The socket to connect to, in place of the URL's host and port
+    pub unix_socket: Option<PathBuf>,
+    /// Roots that vouch for the server, in place of the system's
+    pub ca_file: Option<PathBuf>,
+    /// Header fields, by their names in lower case
+    pub headers: BTreeMap<String, HeaderSource>,
+    /// What is sent along
+    pub body: Option<HttpBody>,
+    /// The status codes that mean success; none means 200 to 299
+    pub expect: Vec<u16>,
+    /// How long it may take
+    pub timeout: Duration,
+}
+
+/// The method of an HTTP request
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum HttpMethod {
+    /// GET
+    Get,
+    /// PATCH
+    Patch,
+    /// POST
+    #[default]
+    Post,
+    /// PUT
+    Put,
+}
+
+/// Where the value of a header field comes from
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HeaderSource {
+    /// The first line of a file, read at each use: a secret
+    File(PathBuf),
+    /// The configuration
+    Text(String),
+}
+
+/// The body of a request
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HttpBody {
+    /// A file, read at each use
+    File(PathBuf),
+    /// The configuration
+    Text(String),
 }
 
 /// A signal that servers reload on
@@ -526,7 +643,14 @@ pub enum Process {
     /// The one whose number is in this file
     PidFile(PathBuf),
     /// Those with this name (`comm`) whose parent has another name
-    Name(String),
+    Name {
+        /// The name
+        name: String,
+        /// The one whose user this is, by name or number
+        user: Option<String>,
+        /// The one whose control group begins or ends with these components
+        cgroup: Option<String>,
+    },
 }
 
 /// Where a certificate must be seen
@@ -627,6 +751,20 @@ impl Config {
     /// `None` cannot be for a name that a certificate of this configuration holds.
     pub fn issuer(&self, name: &IssuerName) -> Option<&Issuer> {
         self.issuers.get(name)
+    }
+}
+
+impl Reload {
+    /// Whether HAProxy's runtime API can be asked for a certificate of this name
+    ///
+    /// It takes words apart at spaces and commands at `;`, and `*` before a name is the one that a
+    /// transaction has not committed yet.
+    pub fn can_be_asked_for(certificate: &str) -> bool {
+        let sound =
+            |c: char| !c.is_whitespace() && !crate::text::is_unsafe(c) && !";\\".contains(c);
+        !certificate.is_empty()
+            && !certificate.starts_with(['*', '<', '#'])
+            && certificate.chars().all(sound)
     }
 }
 

@@ -51,9 +51,16 @@
 //! ```
 
 mod command;
+mod container;
 mod context;
+mod exchange;
+mod file;
+mod haproxy;
+mod http;
 mod signal;
+mod socket;
 mod systemd;
+mod trigger;
 mod trust;
 
 use crate::config::{Hook, Reload, Target};
@@ -65,10 +72,10 @@ pub use context::HookContext;
 use command::Invocation;
 use context::HookEvent;
 
-/// Say whether the commands of a target could be run at all, without running one
+/// Say whether a target could be checked and reloaded at all, without doing either
 ///
-/// For the time before an order: a command that is missing, or that others could change, is
-/// found before the CA is asked.
+/// For the time before an order: a command that is missing, or that others could change, or a
+/// socket that is not there, is found before the CA is asked.
 ///
 /// # Errors
 /// Names the path and what to do about it.
@@ -94,14 +101,20 @@ use context::HookEvent;
 /// assert!(certkeep::deploy::preflight(&target).is_err());
 /// ```
 pub fn preflight(target: &Target) -> Result<(), Failure> {
-    let reload = match &target.reload {
-        Some(Reload::Command(hook)) => Some(hook),
-        Some(Reload::Signal { .. } | Reload::Systemd { .. }) | None => None,
+    let executable = |hook: &Hook| {
+        trust::executable(&hook.program).map(drop).map_err(|refusal| refusal.at(Step::Prepare))
     };
-    for hook in target.check.iter().chain(reload) {
-        trust::executable(&hook.program).map_err(|refusal| refusal.at(Step::Prepare))?;
+    target.check.as_ref().map_or(Ok(()), executable)?;
+    match &target.reload {
+        Some(Reload::Command(hook)) => executable(hook),
+        Some(Reload::Container { engine, .. }) => socket::preflight(engine),
+        Some(Reload::Haproxy { socket, certificate, .. }) => {
+            haproxy::preflight(socket, certificate.as_deref(), &target.outputs)
+        }
+        Some(Reload::Http(call)) => http::preflight(call),
+        Some(Reload::Trigger(path)) => trigger::preflight(path, Step::Prepare),
+        Some(Reload::Signal { .. } | Reload::Systemd { .. }) | None => Ok(()),
     }
-    Ok(())
 }
 
 /// Run the server's own check of its configuration and files, once for all that share it
@@ -145,10 +158,12 @@ pub async fn check(
 
 /// Make a server load its files again, once for all the deployments that share the reload
 ///
-/// Success means that the command, the job or the signal went through, and no more.
+/// Success means that the command, the job, the request or the signal went through, and no more.
+/// Only HAProxy's runtime API can be asked what it has, and is; each of the deployments is a
+/// certificate of its own there.
 ///
 /// # Errors
-/// When the command or the job failed or took too long, or there is no process to signal.
+/// When what was asked for failed or took too long, or there is nobody to ask.
 pub async fn reload(
     reload: &Reload,
     contexts: &[HookContext<'_>],
@@ -157,7 +172,15 @@ pub async fn reload(
     let invocation = Invocation { step: Step::Reload, event: HookEvent::Reload, contexts, report };
     match reload {
         Reload::Command(hook) => command::run(hook, invocation).await,
+        Reload::Container { engine, name, action, timeout } => {
+            container::reach(engine, name, action, *timeout, report).await
+        }
+        Reload::Haproxy { socket, certificate, timeout } => {
+            haproxy::reload(socket, certificate.as_deref(), *timeout, contexts).await
+        }
+        Reload::Http(call) => http::call(call).await,
         Reload::Signal { signal, process } => signal::send(*signal, process).await,
         Reload::Systemd { unit, timeout } => systemd::reload(unit, *timeout, invocation).await,
+        Reload::Trigger(path) => trigger::pull(path, contexts).await,
     }
 }

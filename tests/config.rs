@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use certkeep::config::{
-    Address, ChallengeMethod, ChangeKind, Config, Content, Endpoint, Format, Hook, Http01,
-    KeyFormat, KeyType, Layout, Process, Profile, Reload, SecretSource, Share, Signal, StartTls,
-    Target, Usage, schema,
+    Address, ChallengeMethod, ChangeKind, Config, ContainerAction, Content, Endpoint, Format,
+    HeaderSource, Hook, Http01, HttpBody, HttpCall, HttpMethod, KeyFormat, KeyType, Layout,
+    Process, Profile, Reload, SecretSource, Share, Signal, Socket, StartTls, Target, Usage, schema,
 };
 use certkeep::name::{CertName, Identifier, IssuerName};
 use proptest::prelude::*;
@@ -191,7 +191,7 @@ fn every_value_arrives_where_it_is_meant() {
     ];
     assert_eq!(outputs, expected);
     assert_eq!(target.check, Some(hook("nginx", &["-t"], 10)));
-    let process = Process::Name("nginx".to_owned());
+    let process = Process::Name { name: "nginx".to_owned(), user: None, cgroup: None };
     assert_eq!(target.reload, Some(Reload::Signal { signal: Signal::Winch, process }));
 
     let target = only_target(certificate("dir"));
@@ -209,6 +209,78 @@ fn every_value_arrives_where_it_is_meant() {
     let unit = "app@b.service".to_owned();
     let reload = Reload::Systemd { unit, timeout: Duration::from_secs(120) };
     assert_eq!(target.reload, Some(reload));
+
+    let way = |name| only_target(certificate(name)).reload.clone().unwrap();
+    let timeout = |seconds| Duration::from_secs(seconds);
+    let expected = Reload::Haproxy {
+        socket: Socket::Unix("/run/haproxy/admin.sock".into()),
+        certificate: Some("@shop/d.pem".to_owned()),
+        timeout: timeout(15),
+    };
+    assert_eq!(way("haproxy"), expected);
+    let socket = Socket::Tcp("127.0.0.1:9999".parse().unwrap());
+    let expected = Reload::Haproxy { socket, certificate: None, timeout: timeout(10) };
+    assert_eq!(way("haproxy-port"), expected);
+    let text = |text: &str| HeaderSource::Text(text.to_owned());
+    let call = HttpCall {
+        method: HttpMethod::Put,
+        url: "https://caddy.internal:2019/load?force=yes".parse().unwrap(),
+        unix_socket: None,
+        ca_file: Some("/etc/certkeep/roots.pem".into()),
+        headers: [
+            ("content-type", text("text/caddyfile")),
+            ("x-who", text("certkeep, on e.test")),
+            ("authorization", HeaderSource::File("/etc/certkeep/secrets/caddy".into())),
+        ]
+        .map(|(name, source)| (name.to_owned(), source))
+        .into(),
+        body: Some(HttpBody::File("/etc/caddy/Caddyfile".into())),
+        expect: vec![200, 204],
+        timeout: timeout(5),
+    };
+    assert_eq!(way("http"), Reload::Http(call));
+    let call = HttpCall {
+        method: HttpMethod::Post,
+        url: "http://envoy/reload".parse().unwrap(),
+        unix_socket: Some("/run/envoy.sock".into()),
+        ca_file: None,
+        headers: [].into(),
+        body: Some(HttpBody::Text("now".to_owned())),
+        expect: Vec::new(),
+        timeout: timeout(10),
+    };
+    assert_eq!(way("http-socket"), Reload::Http(call));
+    let container = |engine: &str, name: &str, action, seconds| Reload::Container {
+        engine: engine.into(),
+        name: name.to_owned(),
+        action,
+        timeout: timeout(seconds),
+    };
+    let expected =
+        container("/run/podman/podman.sock", "web_1", ContainerAction::Kill(Signal::Hup), 10);
+    assert_eq!(way("container"), expected);
+    let exec = ContainerAction::Exec(["nginx", "-s", "reload"].map(str::to_owned).into());
+    assert_eq!(way("container-exec"), container("/run/docker.sock", "web", exec, 20));
+    assert_eq!(way("trigger"), Reload::Trigger("/etc/certkeep/run/reload-g".into()));
+    let signal = |process: &str, user: &str, cgroup: Option<&str>| Reload::Signal {
+        signal: Signal::Hup,
+        process: Process::Name {
+            name: process.to_owned(),
+            user: Some(user.to_owned()),
+            cgroup: cgroup.map(str::to_owned),
+        },
+    };
+    assert_eq!(way("process"), signal("nginx", "33", Some("system.slice/nginx.service")));
+    let target = only_target(certificate("preset"));
+    let (check, reload) = (["validate"], ["reload", "--force"]);
+    let configuration = ["--config", "/etc/caddy/Caddyfile"];
+    let expected = hook("caddy", &[&check[..], &configuration].concat(), 10);
+    assert_eq!(target.check, Some(expected));
+    let expected = hook("caddy", &[&reload[..], &configuration].concat(), 20);
+    assert_eq!(target.reload, Some(Reload::Command(expected)));
+    let target = only_target(certificate("preset-check"));
+    assert_eq!(target.check, Some(hook("true", &[], 10)));
+    assert_eq!(target.reload, Some(signal("postgres", "postgres", None)));
 
     let plain = certificate("nothing-said");
     let everywhere = Http01::Listen("[::]:80".parse().unwrap());

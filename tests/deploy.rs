@@ -379,6 +379,10 @@ impl Drop for Server {
     }
 }
 
+fn named(name: &str) -> Process {
+    Process::Name { name: name.to_owned(), user: None, cgroup: None }
+}
+
 async fn signal(signal: Signal, process: Process) -> Result<(), Failure> {
     let reload = Reload::Signal { signal, process };
     timeout(PATIENCE, deploy::reload(&reload, &[], &|_| ())).await.unwrap()
@@ -457,17 +461,17 @@ async fn a_name_reaches_the_master_and_not_its_workers() {
     let name = format!("ck{}-with-a-long-name", std::process::id());
     let program = scene.path(&name);
     symlink("/bin/sh", &program).unwrap();
-    let failure = signal(Signal::Hup, Process::Name(name.clone())).await.unwrap_err();
+    let failure = signal(Signal::Hup, named(&name)).await.unwrap_err();
     assert!(failure.summary.as_str().contains("no process called"), "{failure}");
 
     let worker = "(trap 'echo worker; exit' HUP; sleep 1000000 & wait) &";
     let mut server = Server::start(&program, worker);
-    signal(Signal::Hup, Process::Name(name.clone())).await.unwrap();
+    signal(Signal::Hup, named(&name)).await.unwrap();
     assert_eq!(server.line(), "HUP");
     drop(server);
 
     let (one, two) = (Server::start(&program, ""), Server::start(&program, ""));
-    let failure = signal(Signal::Hup, Process::Name(name)).await.unwrap_err();
+    let failure = signal(Signal::Hup, named(&name)).await.unwrap_err();
     for pid in [one.pid(), two.pid()] {
         assert!(failure.summary.as_str().contains(&pid), "{pid}: {failure}");
     }

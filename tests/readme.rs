@@ -36,6 +36,9 @@ fn every_key_of_the_configuration_has_a_row_and_every_row_a_key() {
             wanted.insert(key.clone(), keys(value));
         }
     }
+    let presets = schema["$defs"]["Preset"]["enum"].as_array().unwrap();
+    let names = presets.iter().map(|name| name.as_str().unwrap().to_owned());
+    wanted.insert("Presets".to_owned(), names.collect());
     wanted.retain(|_, keys| !keys.is_empty());
     let readme = readme();
     let reference = section(&readme, "## Configuration reference");

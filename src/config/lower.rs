@@ -10,6 +10,7 @@ mod format;
 mod gate;
 mod issuer;
 mod path;
+mod reload;
 mod secret;
 mod targets;
 mod unique;
@@ -68,6 +69,7 @@ pub(super) fn lower(raw: &RawConfig, base: &Path, faults: &mut Faults) -> Result
     let mut claims = Vec::with_capacity(certificates.0.len());
     let certificates = certificates_of(certificates, &context, &mut claims, &root, faults);
     unique::outputs(&claims, state_dir.as_deref().ok(), faults);
+    unique::in_haproxy(&certificates, faults);
     Ok(Config {
         state_dir: state_dir?,
         allow_volatile_state: raw.allow_volatile_state.unwrap_or_default(),

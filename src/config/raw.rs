@@ -8,7 +8,8 @@ mod shape;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::config::{ChangeKind, Content, KeyType, Signal, StartTls, Usage};
+use crate::config::servers::Server;
+use crate::config::{ChangeKind, Content, HttpMethod, KeyType, Signal, StartTls, Usage};
 
 pub(super) use shape::{ArgvOr, Named, Number, OneOrMany, Text, TextOr, TextOrNumber};
 
@@ -371,7 +372,7 @@ pub(super) struct RawDeploy {
     /// Command that says whether the server would accept the new files, such as `[nginx, -t]`.
     pub(super) check: Option<ArgvOr<RawHook>>,
     /// What makes the server load the new files: a command such as `[nginx, -s, reload]`, or a map
-    /// with `command`, `systemd` or `signal`.
+    /// with `preset` or another way.
     pub(super) reload: Option<ArgvOr<RawReload>>,
     /// Where the new certificate must be seen, such as `["example.com:443"]`.
     pub(super) verify: Option<Vec<TextOr<RawEndpoint>>>,
@@ -394,13 +395,18 @@ pub(super) struct RawHook {
     pub(super) timeout: Option<TextOrNumber>,
 }
 
-/// What makes a server load its files again: exactly one of `command`, `systemd` and `signal`.
+/// What makes a server load its files again: exactly one way.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Reload", extend("oneOf" = [
     { "required": ["command"] },
     { "required": ["systemd"] },
-    { "required": ["signal"] }
+    { "required": ["signal"] },
+    { "required": ["haproxy"] },
+    { "required": ["http"] },
+    { "required": ["container"] },
+    { "required": ["trigger"] },
+    { "required": ["preset"] }
 ]))]
 pub(super) struct RawReload {
     /// The program and its arguments, such as `[nginx, -s, reload]`.
@@ -410,7 +416,18 @@ pub(super) struct RawReload {
     pub(super) systemd: Option<Text>,
     /// A signal to a process.
     pub(super) signal: Option<RawSignal>,
-    /// How long a command or a unit may take.
+    /// HAProxy's runtime API: the certificate is exchanged in memory, without a reload.
+    pub(super) haproxy: Option<RawHaproxy>,
+    /// A request over HTTP, such as to the admin interface of Caddy or Envoy.
+    pub(super) http: Option<RawHttpCall>,
+    /// A signal to a container, or a command in it, through the socket of Docker or Podman. Who
+    /// may use that socket is root on this host.
+    pub(super) container: Option<RawContainer>,
+    /// File that certkeep writes anew for a watcher, such as a systemd path unit.
+    pub(super) trigger: Option<Text>,
+    /// The server: its usual reload and, where no `check` is given, its usual check.
+    pub(super) preset: Option<Server>,
+    /// How long it may take. Neither a signal nor a trigger takes time.
     #[schemars(with = "Option<Text>", extend("default" = "60s"))]
     pub(super) timeout: Option<TextOrNumber>,
 }
@@ -430,6 +447,74 @@ pub(super) struct RawSignal {
     pub(super) pid_file: Option<Text>,
     /// Name of the process, at most 15 characters, as `ps -o comm` shows it.
     pub(super) process: Option<Text>,
+    /// The user that `process` runs as, by name or number, where several have the name.
+    pub(super) user: Option<TextOrNumber>,
+    /// The beginning or the end of the control group of `process` in whole components, as
+    /// `/proc/PID/cgroup` shows it, such as `system.slice/nginx.service`.
+    pub(super) cgroup: Option<Text>,
+}
+
+/// HAProxy's runtime API.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Haproxy")]
+pub(super) struct RawHaproxy {
+    /// The stats socket of `level admin`: a path such as `/run/haproxy/admin.sock`, or a loopback
+    /// address and port.
+    #[schemars(required)]
+    pub(super) socket: Option<Text>,
+    /// What HAProxy calls the certificate, as `show ssl cert` lists it. By default the path of the
+    /// `combined` file, else that of the `fullchain` file.
+    pub(super) certificate: Option<Text>,
+}
+
+/// A request over HTTP. Redirects are not followed.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "HttpCall")]
+pub(super) struct RawHttpCall {
+    /// The URL: https, or http to a loopback address or over `unix_socket`.
+    #[schemars(required)]
+    pub(super) url: Option<Text>,
+    /// The method.
+    #[schemars(extend("default" = "POST"))]
+    pub(super) method: Option<HttpMethod>,
+    /// Header fields, such as `Content-Type: application/json`.
+    pub(super) headers: Option<Named<Text>>,
+    /// Header fields whose values are secret: each with the file that has the value.
+    pub(super) header_files: Option<Named<Text>>,
+    /// What is sent along.
+    pub(super) body: Option<Text>,
+    /// File that is sent along.
+    pub(super) body_file: Option<Text>,
+    /// Socket to connect to, in place of the URL's host and port.
+    pub(super) unix_socket: Option<Text>,
+    /// Status codes that mean success, by default 200 to 299.
+    #[schemars(with = "Option<Vec<u16>>", extend("minItems" = 1))]
+    pub(super) expect: Option<Vec<TextOrNumber>>,
+    /// PEM file with the roots that vouch for the server, in place of the system's.
+    pub(super) ca_file: Option<Text>,
+}
+
+/// A container, and what is done with it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Container", extend("oneOf" = [
+    { "required": ["signal"] },
+    { "required": ["exec"] }
+]))]
+pub(super) struct RawContainer {
+    /// The engine's socket, which speaks Docker's API: Docker's or Podman's.
+    #[schemars(extend("default" = "/run/docker.sock"))]
+    pub(super) engine: Option<Text>,
+    /// The container's name.
+    #[schemars(required, extend("pattern" = "^[a-zA-Z0-9][a-zA-Z0-9_.-]*$"))]
+    pub(super) name: Option<Text>,
+    /// Signal for its first process, without `SIG`.
+    pub(super) signal: Option<Signal>,
+    /// Command to run in it, such as `[nginx, -s, reload]`.
+    #[schemars(extend("minItems" = 1))]
+    pub(super) exec: Option<Vec<Text>>,
 }
 
 /// A TLS endpoint that must serve the new certificate.

@@ -182,8 +182,7 @@ impl<'a> Output<'a> {
         program: &'a Path,
         report: &'a (dyn Fn(Event) + Send + Sync),
     ) -> io::Result<Self> {
-        let transcript =
-            Transcript { program, report, budget: REPORTED, line: Vec::new(), tail: Vec::new() };
+        let transcript = Transcript::new(program, report);
         let pipe = Receiver::from_owned_fd(pipe.into())?;
         Ok(Self { pipe, ended: false, buffer: vec![0; BUFFER].into(), transcript })
     }
@@ -228,7 +227,8 @@ impl<'a> Output<'a> {
     }
 }
 
-struct Transcript<'a> {
+/// The first lines, reported, and the last ones, kept
+pub(super) struct Transcript<'a> {
     program: &'a Path,
     report: &'a (dyn Fn(Event) + Send + Sync),
     /// How many bytes may still be reported
@@ -239,8 +239,12 @@ struct Transcript<'a> {
     tail: Vec<u8>,
 }
 
-impl Transcript<'_> {
-    fn take(&mut self, chunk: &[u8]) {
+impl<'a> Transcript<'a> {
+    pub(super) fn new(program: &'a Path, report: &'a (dyn Fn(Event) + Send + Sync)) -> Self {
+        Self { program, report, budget: REPORTED, line: Vec::new(), tail: Vec::new() }
+    }
+
+    pub(super) fn take(&mut self, chunk: &[u8]) {
         self.remember(chunk);
         if self.budget == 0 {
             return;
@@ -267,7 +271,7 @@ impl Transcript<'_> {
         self.tail.extend_from_slice(newest);
     }
 
-    fn report_line(&mut self) {
+    pub(super) fn report_line(&mut self) {
         let line = self.line.trim_ascii_end();
         if !line.is_empty() {
             let line = External::new(String::from_utf8_lossy(line));
@@ -277,7 +281,7 @@ impl Transcript<'_> {
     }
 
     /// The last lines behind a colon, or nothing
-    fn last_lines(&self) -> String {
+    pub(super) fn last_lines(&self) -> String {
         let text = String::from_utf8_lossy(&self.tail);
         let mut last = VecDeque::new();
         for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
@@ -345,13 +349,7 @@ mod tests {
             let Event::HookOutput { line, .. } = event else { panic!("{event:?}") };
             lines.lock().unwrap().push(line.to_string());
         };
-        let mut transcript = Transcript {
-            program: Path::new("hook"),
-            report: &report,
-            budget: REPORTED,
-            line: Vec::new(),
-            tail: Vec::new(),
-        };
+        let mut transcript = Transcript::new(Path::new("hook"), &report);
         for chunk in chunks {
             transcript.take(chunk);
         }

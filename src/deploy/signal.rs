@@ -19,7 +19,9 @@ pub(super) async fn send(signal: Signal, process: &Process) -> Result<(), Failur
     let process = process.clone();
     let sent = spawn_blocking(move || match &process {
         Process::PidFile(path) => send_to_pid_file(signal, path),
-        Process::Name(name) => send_to_name(signal, name),
+        Process::Name { name, user, cgroup } => {
+            send_to_name(signal, name, &Filter::new(user.as_deref(), cgroup.as_deref())?)
+        }
     });
     let died = |error| Failure::retry(Step::Reload, format!("the signal was not sent: {error}"));
     sent.await.map_err(died)?
@@ -85,33 +87,108 @@ fn read_pid_file(path: &Path) -> io::Result<PidFile> {
     })
 }
 
-fn send_to_name(signal: Signal, name: &str) -> Result<(), Failure> {
+fn send_to_name(signal: Signal, name: &str, filter: &Filter<'_>) -> Result<(), Failure> {
     let matching = processes_called(name)
         .map_err(|error| retry(format!("cannot look through the processes: {error}")))?;
     let masters: Vec<_> = matching
         .iter()
         .filter(|process| matching.iter().all(|other| other.pid != process.parent))
+        .filter(|process| filter.takes(process.pid))
         .collect();
     let name = name.escape_debug();
     let master = match masters[..] {
-        [] => return Err(retry(format!("no process called `{name}` runs"))),
+        [] => return Err(retry(format!("no process called `{name}` runs{filter}"))),
         [master] => master,
         _ => {
             let pids: Vec<_> = masters.iter().map(|process| process.pid.to_string()).collect();
             return Err(Failure::needs_operator(
                 Step::Reload,
-                format!("{} servers called `{name}` run: {}", masters.len(), pids.join(", ")),
-                "name its pid file or its systemd unit in place of the process",
+                format!(
+                    "{} servers called `{name}` run{filter}: {}",
+                    masters.len(),
+                    pids.join(", ")
+                ),
+                "name its pid file or its systemd unit in place of the process, \
+                 or its `user` or `cgroup` beside it",
             ));
         }
     };
     let pid = Pid::from_raw(master.pid);
     let target = Target::open(pid.ok_or_else(|| retry("there is no process 0".into()))?)?;
     // The handle is held: if the number still means what was found, so does the handle.
-    if read_process(master.pid).as_ref() != Some(master) {
+    if read_process(master.pid).as_ref() != Some(master) || !filter.takes(master.pid) {
         return Err(retry(format!("process {} ended before it was signalled", master.pid)));
     }
     target.send(signal)
+}
+
+/// Which of several processes of one name is meant
+struct Filter<'a> {
+    user: Option<(&'a str, u32)>,
+    cgroup: Option<&'a str>,
+}
+
+impl<'a> Filter<'a> {
+    fn new(user: Option<&'a str>, cgroup: Option<&'a str>) -> Result<Self, Failure> {
+        let Some(name) = user else { return Ok(Self { user: None, cgroup }) };
+        let uid = name.parse().ok().or_else(|| {
+            let users = fs::read("/etc/passwd").ok()?;
+            String::from_utf8_lossy(&users).lines().find_map(|line| user_id(line, name))
+        });
+        match uid {
+            Some(uid) => Ok(Self { user: Some((name, uid)), cgroup }),
+            None => Err(Failure::needs_operator(
+                Step::Reload,
+                format!("/etc/passwd has no user `{}`", name.escape_debug()),
+                "give the user's number, or the name that the server runs as",
+            )),
+        }
+    }
+
+    fn takes(&self, pid: i32) -> bool {
+        let has = |file: &str, sound: &dyn Fn(&str) -> bool| {
+            fs::read(format!("/proc/{pid}/{file}"))
+                .is_ok_and(|text| String::from_utf8_lossy(&text).lines().any(sound))
+        };
+        // Not whose the entry is: that is root once a process has changed its user.
+        let user = self
+            .user
+            .is_none_or(|(_, uid)| has("status", &|line| effective_user(line) == Some(uid)));
+        user && self.cgroup.is_none_or(|part| has("cgroup", &|line| is_in_cgroup(line, part)))
+    }
+}
+
+impl std::fmt::Display for Filter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some((name, _)) = self.user {
+            write!(f, " as user `{}`", name.escape_debug())?;
+        }
+        match self.cgroup {
+            Some(cgroup) => write!(f, " in the control group `{}`", cgroup.escape_debug()),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The number in a line of passwd(5), if it is about this name
+fn user_id(line: &str, name: &str) -> Option<u32> {
+    let mut fields = line.split(':');
+    (fields.next()? == name).then(|| fields.nth(1)?.parse().ok())?
+}
+
+/// `Uid: REAL EFFECTIVE SAVED FILESYSTEM`
+fn effective_user(line: &str) -> Option<u32> {
+    line.strip_prefix("Uid:")?.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+/// Whether the path in `NUMBER:CONTROLLERS:PATH` begins or ends with these whole components
+///
+/// <https://man7.org/linux/man-pages/man7/cgroups.7.html>
+fn is_in_cgroup(line: &str, part: &str) -> bool {
+    let Some(path) = line.splitn(3, ':').nth(2) else { return false };
+    let path: Vec<_> = path.split('/').filter(|component| !component.is_empty()).collect();
+    let part: Vec<_> = part.split('/').collect();
+    path.starts_with(&part) || path.ends_with(&part)
 }
 
 /// A line of the process table
@@ -239,6 +316,39 @@ mod tests {
         for garbage in [&b""[..], b"42", b"42 (a", b"42 )a( S 1", b"42 (a) S x", b"42 (a) S 1 2"] {
             assert_eq!(parse_stat(42, garbage), None, "{}", garbage.escape_ascii());
         }
+    }
+
+    #[test]
+    fn a_control_group_is_known_by_whole_components() {
+        let unit = "0::/system.slice/nginx.service";
+        let container = "12:pids:/docker/0123456789ab/init";
+        let cases = [
+            (unit, "nginx.service", true),
+            (unit, "system.slice/nginx.service", true),
+            (unit, "system.slice", true),
+            (unit, "service", false),
+            (unit, "x.service", false),
+            (unit, "slice/nginx.service", false),
+            (unit, "system.slice/nginx", false),
+            (unit, "a/system.slice/nginx.service", false),
+            (container, "docker/0123456789ab", true),
+            (container, "0123456789ab/init", true),
+            (container, "0123456789ab", false),
+            ("0::/", "system.slice", false),
+            ("garbage", "garbage", false),
+        ];
+        for (line, part, expected) in cases {
+            assert_eq!(is_in_cgroup(line, part), expected, "{line:?} {part:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_the_effective_one() {
+        assert_eq!(effective_user("Uid:\t0\t101\t101\t101"), Some(101));
+        assert_eq!(effective_user("Gid:\t0\t101\t101\t101"), None);
+        assert_eq!(user_id("postgres:x:114:120::/:/bin/sh", "postgres"), Some(114));
+        assert_eq!(user_id("postgres:x:114:120::/:/bin/sh", "post"), None);
+        assert_eq!(user_id("postgres", "postgres"), None);
     }
 
     #[test]

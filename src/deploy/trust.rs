@@ -1,8 +1,8 @@
-//! Whether an executable can have been put there by root or by us alone.
+//! Whether a file can have been put there by root or by us alone.
 //!
-//! Whoever can write the file, or any directory on the way to it, decides what we run, often as
-//! root. So every step of the way is looked at, symlinks included. Once the whole way is ours,
-//! nobody can change it between this look and the execution.
+//! Whoever can write an executable, or any directory on the way to it, decides what we run, often
+//! as root; and where others can write, so can we be made to write over what is not ours. So every step of the way is looked at, symlinks included. Once the whole way is ours,
+//! nobody can change it between this look and the use.
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
@@ -20,16 +20,28 @@ use crate::failure::{Failure, Step};
 ///
 /// Absolute, or a bare name that is looked up in [`SEARCH_PATH`].
 pub(super) fn executable(program: &Path) -> Result<PathBuf, Refusal> {
-    let refuse =
-        |path: &Path, reason| Err(Refusal { program: program.into(), path: path.into(), reason });
+    let refuse = |path: &Path, reason| {
+        Err(Refusal { purpose: Purpose::Run, wanted: program.into(), path: path.into(), reason })
+    };
     let path = match locate(program) {
         Ok(path) => path,
         Err(reason) => return refuse(program, reason),
     };
-    match inspect(&path) {
+    match inspect(&path, Purpose::Run) {
         Ok(()) => Ok(path),
         Err((culprit, reason)) => refuse(&culprit, reason),
     }
+}
+
+/// A directory in which nobody but root and us can make or replace a file
+pub(super) fn directory(path: &Path) -> Result<(), Refusal> {
+    let purpose = Purpose::Write;
+    inspect(path, purpose).map_err(|(culprit, reason)| Refusal {
+        purpose,
+        wanted: path.into(),
+        path: culprit,
+        reason,
+    })
 }
 
 fn locate(program: &Path) -> Result<PathBuf, Reason> {
@@ -45,7 +57,7 @@ fn locate(program: &Path) -> Result<PathBuf, Reason> {
 }
 
 /// Walk to the file as the kernel would, and refuse the first step that others could change
-fn inspect(path: &Path) -> Result<(), (PathBuf, Reason)> {
+fn inspect(path: &Path, purpose: Purpose) -> Result<(), (PathBuf, Reason)> {
     let us = geteuid().as_raw();
     let mut here = PathBuf::from("/");
     let mut here_is_shared = false;
@@ -91,13 +103,18 @@ fn inspect(path: &Path) -> Result<(), (PathBuf, Reason)> {
             continue;
         }
         return match metadata {
+            _ if purpose == Purpose::Write => fail(&next, Reason::NotADirectory),
             metadata if !metadata.is_file() || !ahead.is_empty() => fail(&next, Reason::NotAFile),
             metadata if writable_by_others(&metadata) => fail(&next, Reason::Writable),
             metadata if metadata.mode() & 0o111 == 0 => fail(&next, Reason::NotExecutable),
             _ => Ok(()),
         };
     }
-    fail(&here, Reason::NotAFile)
+    match purpose {
+        Purpose::Run => fail(&here, Reason::NotAFile),
+        Purpose::Write if here_is_shared => fail(&here, Reason::Shared),
+        Purpose::Write => Ok(()),
+    }
 }
 
 fn steps(path: &Path) -> VecDeque<OsString> {
@@ -108,16 +125,27 @@ fn writable_by_others(metadata: &Metadata) -> bool {
     metadata.mode() & 0o022 != 0
 }
 
-/// Why a program is not run
+/// What is about to be done
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// Run a program
+    Run,
+    /// Write into a directory
+    Write,
+}
+
+/// Why a program is not run, or a directory not written in
 #[derive(Debug)]
 pub(super) struct Refusal {
-    program: PathBuf,
+    purpose: Purpose,
+    wanted: PathBuf,
     path: PathBuf,
     reason: Reason,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Reason {
+    NotADirectory,
     NotAFile,
     NotExecutable,
     NotFound,
@@ -141,17 +169,27 @@ impl Refusal {
     /// As a failure of that step
     pub(super) fn at(&self, step: Step) -> Failure {
         let path = self.path.display();
+        let (subject, doing, effect) = match self.purpose {
+            Purpose::Run => ("program", "is not run", "what is run"),
+            Purpose::Write => ("file", "is not written in", "what is there"),
+        };
         let (why, what) = match self.reason {
+            Reason::NotADirectory => {
+                ("is no directory".to_owned(), "name a file in a directory".to_owned())
+            }
             Reason::NotAFile => ("is no file".to_owned(), "name an executable file".to_owned()),
             Reason::NotExecutable => {
                 ("is not executable".to_owned(), format!("make it executable: chmod a+x {path}"))
+            }
+            Reason::NotFound if self.purpose == Purpose::Write => {
+                ("does not exist".to_owned(), format!("make the directory: mkdir {path}"))
             }
             Reason::NotFound => (
                 "does not exist".to_owned(),
                 format!("give the absolute path, or a name to be found in {SEARCH_PATH}"),
             ),
             Reason::Owner(uid) => (
-                format!("belongs to user {uid}, who could change what is run"),
+                format!("belongs to user {uid}, who could change {effect}"),
                 format!("give it to root: chown root {path}"),
             ),
             Reason::Relative => {
@@ -159,19 +197,19 @@ impl Refusal {
             }
             Reason::Shared => (
                 "is a directory for everybody's files".to_owned(),
-                "put the program where only root can write".to_owned(),
+                format!("put the {subject} where only root can write"),
             ),
             Reason::Unreadable(kind) => (
                 format!("cannot be looked at: {kind}"),
-                "let certkeep reach the program, or run it as another user".to_owned(),
+                format!("let certkeep reach the {subject}, or run it as another user"),
             ),
             Reason::Writable => (
-                "can be written by others, who could change what is run".to_owned(),
+                format!("can be written by others, who could change {effect}"),
                 format!("keep it to its owner: chmod go-w {path}"),
             ),
         };
-        let program = self.program.display();
-        Failure::needs_operator(step, format!("`{program}` is not run: {path} {why}"), what)
+        let wanted = self.wanted.display();
+        Failure::needs_operator(step, format!("`{wanted}` {doing}: {path} {why}"), what)
     }
 }
 
@@ -245,6 +283,19 @@ mod tests {
             let tree = Tree::new();
             damage(&tree);
             assert_eq!(tree.reason("bin/hook"), Some(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_others_could_write_in_is_refused() {
+        let tree = Tree::new();
+        let reason = |name: &str| directory(&tree.path(name)).err().map(|refusal| refusal.reason);
+        assert_eq!(reason("bin"), None);
+        assert_eq!(reason("bin/hook"), Some(Reason::NotADirectory));
+        assert_eq!(reason("none"), Some(Reason::NotFound));
+        for (mode, expected) in [(0o775, Reason::Writable), (0o1777, Reason::Shared)] {
+            tree.mode("bin", mode);
+            assert_eq!(reason("bin"), Some(expected), "{mode:o}");
         }
     }
 

@@ -1,16 +1,16 @@
-//! Deployment: the check, the reload, and where the certificate must be seen.
+//! Deployment: the check, and where the certificate must be seen.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::fault::{At, Faults, Refused};
+use crate::config::lower::reload::{self, reload};
 use crate::config::lower::{Context, path, span};
 use crate::config::raw::{
-    ArgvOr, Number, RawDeploy, RawEndpoint, RawHook, RawReload, RawSignal, Text, TextOr,
-    TextOrNumber,
+    ArgvOr, Number, RawDeploy, RawEndpoint, RawHook, Text, TextOr, TextOrNumber,
 };
-use crate::config::{Address, Endpoint, Hook, Process, Reload};
+use crate::config::{Address, Endpoint, Hook, Reload};
 use crate::name::Identifier;
 
 /// What makes servers load the files, and where that is seen
@@ -29,7 +29,11 @@ pub(super) fn deploy(
     faults: &mut Faults,
 ) -> Result<Deploy, Refused> {
     let Some(raw) = raw else { return Ok(Deploy::default()) };
-    let check = raw.check.as_ref().map(|raw| check(raw, context, &at.key("check"), faults));
+    let check = match (&raw.check, &raw.reload) {
+        (Some(raw), _) => Some(check(raw, context, &at.key("check"), faults)),
+        (None, Some(raw)) => reload::usual_check(raw, context),
+        (None, None) => None,
+    };
     let reload = raw.reload.as_ref().map(|raw| reload(raw, context, &at.key("reload"), faults));
     let verify = verify(raw.verify.as_deref(), context, &at.key("verify"), faults);
     let most = raw
@@ -66,51 +70,7 @@ fn check(
     hook(argv?, timeout?)
 }
 
-fn reload(
-    raw: &ArgvOr<RawReload>,
-    context: &Context<'_>,
-    at: &At<'_>,
-    faults: &mut Faults,
-) -> Result<Reload, Refused> {
-    let default = context.defaults.timeout;
-    let raw = match raw {
-        ArgvOr::Argv(argv) => {
-            return hook(command(argv, context.base, at, faults)?, default?).map(Reload::Command);
-        }
-        ArgvOr::Full(raw) => raw,
-    };
-    let timeout = timeout(raw.timeout.as_ref(), default, at, faults);
-    match (&raw.command, &raw.systemd, &raw.signal) {
-        (Some(argv), None, None) => {
-            let argv = command(argv, context.base, &at.key("command"), faults);
-            hook(argv?, timeout?).map(Reload::Command)
-        }
-        (None, Some(unit), None) => {
-            let unit = unit_name(unit, &at.key("systemd"), faults);
-            Ok(Reload::Systemd { unit: unit?, timeout: timeout? })
-        }
-        (None, None, Some(signal)) => {
-            let signal = signal_to(signal, context.base, &at.key("signal"), faults);
-            if raw.timeout.is_some() {
-                let message = "means nothing for a signal, which takes no time";
-                return Err(faults.value(&at.key("timeout"), message, "take it out"));
-            }
-            signal
-        }
-        (None, None, None) => Err(faults.value(
-            at,
-            "it is not said how to reload",
-            "add `command: [...]`, `systemd: UNIT` or `signal: {...}`",
-        )),
-        _ => Err(faults.value(
-            at,
-            "says more than one way to reload",
-            "keep one of `command`, `systemd` and `signal`",
-        )),
-    }
-}
-
-fn timeout(
+pub(super) fn timeout(
     raw: Option<&TextOrNumber>,
     default: Result<Duration, Refused>,
     at: &At<'_>,
@@ -119,13 +79,13 @@ fn timeout(
     raw.map_or(default, |text| span(text, &at.key("timeout"), faults))
 }
 
-fn hook(argv: (PathBuf, Vec<String>), timeout: Duration) -> Result<Hook, Refused> {
+pub(super) fn hook(argv: (PathBuf, Vec<String>), timeout: Duration) -> Result<Hook, Refused> {
     let (program, arguments) = argv;
     Ok(Hook { program, arguments, timeout })
 }
 
 /// A program, as a path or as a name for the fixed search path, and its arguments
-fn command(
+pub(super) fn command(
     argv: &[Text],
     base: &Path,
     at: &At<'_>,
@@ -162,65 +122,6 @@ fn command(
     };
     outcome?;
     Ok((program?, arguments.iter().map(|text| text.0.clone()).collect()))
-}
-
-/// <https://www.freedesktop.org/software/systemd/man/systemd.unit.html>
-fn unit_name(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
-    let mut refuse = |remedy: String| {
-        let message = format!("`{}` is no name of a systemd unit", text.escape_debug());
-        Err(faults.value(at, message, remedy))
-    };
-    let sound = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\@".contains(&b);
-    if text.is_empty() || text.len() > 255 || text.starts_with('-') || !text.bytes().all(sound) {
-        return refuse("give a name such as `nginx.service`".to_owned());
-    }
-    match text.rsplit_once('.') {
-        Some((name, suffix)) if !name.is_empty() && SUFFIXES.contains(&suffix) => {
-            Ok(text.0.clone())
-        }
-        _ => refuse(format!("give it with its suffix: `{}.service`", &**text)),
-    }
-}
-
-fn signal_to(
-    raw: &RawSignal,
-    base: &Path,
-    at: &At<'_>,
-    faults: &mut Faults,
-) -> Result<Reload, Refused> {
-    let signal = raw.name.ok_or_else(|| {
-        let remedy = "add `name`: `HUP`, `USR1`, `USR2` or `WINCH`";
-        faults.missing(at, &["name"], "is missing", remedy)
-    });
-    let process = match (&raw.pid_file, &raw.process) {
-        (Some(text), None) => {
-            path::file(text, base, &at.key("pid_file"), faults).map(Process::PidFile)
-        }
-        (None, Some(text)) => process_name(text, &at.key("process"), faults).map(Process::Name),
-        (None, None) => Err(faults.value(
-            at,
-            "it is not said who gets the signal",
-            "add `pid_file: PATH` or `process: NAME`",
-        )),
-        (Some(_), Some(_)) => Err(faults.value(
-            at,
-            "has both `pid_file` and `process`",
-            "keep `pid_file` if the server writes one, else `process`",
-        )),
-    };
-    Ok(Reload::Signal { signal: signal?, process: process? })
-}
-
-/// The kernel keeps 15 bytes of a process's name
-///
-/// <https://man7.org/linux/man-pages/man5/proc_pid_comm.5.html>
-fn process_name(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
-    if (1..=15).contains(&text.len()) && !text.chars().any(|c| c.is_control() || c == '/') {
-        return Ok(text.0.clone());
-    }
-    let message = format!("`{}` can be no process's name", text.escape_debug());
-    let remedy = "give the name as `ps -o comm` shows it, at most 15 characters, not a path";
-    Err(faults.value(at, message, remedy))
 }
 
 fn verify(
@@ -379,5 +280,3 @@ const MOST_SAMPLES: u32 = 100;
 
 /// Old and new processes of a server may accept side by side for a moment
 const SAMPLES: u32 = 2;
-
-const SUFFIXES: [&str; 6] = ["service", "socket", "target", "path", "timer", "scope"];

@@ -4,7 +4,7 @@ use crate::config::Target;
 use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::files::{self, Files, Placement};
 use crate::config::lower::unique::Claim;
-use crate::config::lower::{Context, deploy};
+use crate::config::lower::{Context, deploy, reload};
 use crate::config::raw::{RawCertificate, RawDeploy, RawTarget};
 use crate::name::TargetName;
 
@@ -88,6 +88,13 @@ fn target(
 ) -> Result<Target, Refused> {
     let deploy = deploy::deploy(deploy, context, &at.key("deploy"), faults);
     let (name, (layout, outputs), deploy) = (name?, files?, deploy?);
+    let field = at.key("deploy");
+    reload::certificate_for_haproxy(
+        deploy.reload.as_ref(),
+        &outputs,
+        &field.key("reload"),
+        faults,
+    )?;
     Ok(Target {
         name,
         layout,

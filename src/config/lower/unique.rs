@@ -1,13 +1,14 @@
 //! What only all certificates together can get wrong.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::config::Layout;
 use crate::config::fault::{At, Faults};
 use crate::config::lower::files::Files;
+use crate::config::{Certificate, Layout, Reload, Socket};
+use crate::name::CertName;
 
 /// The outputs of one target of a certificate, whatever else is wrong with it
 pub(super) struct Claim<'a> {
@@ -75,6 +76,30 @@ pub(super) fn outputs(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &m
 fn is_within(path: &Path, directory: &Path) -> bool {
     let rest = path.as_os_str().as_bytes().strip_prefix(directory.as_os_str().as_bytes());
     rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
+}
+
+/// No two certificates under one name in one HAProxy, where the last would replace the others
+pub(super) fn in_haproxy(certificates: &BTreeMap<CertName, Certificate>, faults: &mut Faults) {
+    let mut owners: HashMap<(&Socket, &str), &CertName> = HashMap::new();
+    for (name, certificate) in certificates {
+        for target in &certificate.targets {
+            let Some(Reload::Haproxy { socket, certificate: Some(known), .. }) = &target.reload
+            else {
+                continue;
+            };
+            if let Some(owner) = owners.insert((socket, known), name) {
+                let root = At::Root;
+                let under = root.key("certificates");
+                let certificate = under.key(name.as_str());
+                let deploy = certificate.key("deploy");
+                let reload = deploy.key("reload");
+                let haproxy = reload.key("haproxy");
+                let message = format!("`{known}` is the certificate of `{owner}` already");
+                let remedy = "give each the name that HAProxy has for it, or leave the key out";
+                faults.value(&haproxy.key("certificate"), message, remedy);
+            }
+        }
+    }
 }
 
 /// An output, and how it is found in the file
