@@ -7,12 +7,15 @@
 #![allow(clippy::unwrap_used, reason = "a helper that cannot go on fails the test")]
 
 pub(crate) mod client;
+pub(crate) mod haproxy;
 pub(crate) mod http;
 pub(crate) mod nginx;
 pub(crate) mod pair;
 pub(crate) mod pebble;
+pub(crate) mod podman;
 pub(crate) mod process;
 pub(crate) mod site;
+pub(crate) mod world;
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
@@ -67,9 +70,9 @@ pub(crate) fn wait_until<T>(
 
 /// Where a program is that the tests need
 pub(crate) fn program(name: &str) -> PathBuf {
-    let unpacked = target().join("pebble/usr/bin");
-    [&unpacked, Path::new("/usr/bin"), Path::new("/usr/sbin"), Path::new("/bin")]
-        .iter()
+    let unpacked = ["pebble", "caddy"].map(|name| target().join(name).join("usr/bin"));
+    let installed = ["/usr/bin", "/usr/sbin", "/bin", "/usr/lib/postgresql/15/bin"];
+    (unpacked.into_iter().chain(installed.map(PathBuf::from)))
         .map(|folder| folder.join(name))
         .find(|path| path.is_file())
         .unwrap_or_else(|| panic!("{name} is missing: run tests/peers"))
