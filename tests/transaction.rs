@@ -443,6 +443,34 @@ fn what_another_tool_put_there_comes_back() {
     host.assert_as_before(theirs, &output);
 }
 
+#[test]
+fn what_the_gate_held_back_at_first_comes_back_when_its_successor_is_refused() {
+    let lay_down = |pair: &Pair| {
+        pair.lay_down_another_client_s(&["a.test", "b.test"], 90 * 86_400, 60 * 86_400)
+    };
+    let host = Host::with(lay_down);
+    let theirs = host.nginx.serves();
+    let check = host.pinning();
+    host.configure(&host.well());
+    host.site.certkeep(&["renew"]).exits(1);
+    let more = "  gate: { forbid: [] }\n".to_owned();
+    host.configure(&Deploy { check, more, ..host.well() });
+    let output = host.site.certkeep(&["renew"]).run();
+    output.says(&["this certificate is not pinned"]);
+    host.assert_as_before(theirs, &output);
+}
+
+#[test]
+fn a_server_that_somebody_broke_keeps_a_certificate_that_is_only_loaded_again() {
+    let host = Host::live();
+    host.site.certkeep(&["renew", "--force"]).succeeds();
+    let served = host.nginx.serves();
+    host.nginx.break_settings();
+    let output = host.site.certkeep(&["deploy"]).run();
+    host.assert_as_before(served, &output);
+    output.keeps_quiet_about(&["previous files"]);
+}
+
 /// Everything below a directory that is a file, with its content
 fn tree(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all = Vec::new();

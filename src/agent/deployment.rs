@@ -266,7 +266,8 @@ impl Prepared {
             deployment.write(shared).await?;
         }
         let settled = !fresh && deployment.record.live_at.is_some();
-        (!settled).then_some(Installed { deployment, generation, leaf, before })
+        let reversible = fresh || deployment.why == DeployReason::NotLive;
+        (!settled).then_some(Installed { deployment, generation, leaf, before, reversible })
     }
 }
 
@@ -277,6 +278,8 @@ struct Installed {
     generation: Arc<Generation>,
     leaf: Leaf,
     before: Before,
+    /// Whether there is a way back: what was put right or is loaded again was there before, too
+    reversible: bool,
 }
 
 pub(crate) fn begin(shared: &Shared, certificate: &Certificate, step: Step) {

@@ -150,9 +150,10 @@ impl Store {
         }
     }
 
-    /// Remember what a target has before a deployment, unless `previous` is all of it
+    /// Remember what a target has before `next` is deployed, unless `previous` is all of it
     ///
-    /// So that [`Store::put_back`] brings back also what somebody else put there.
+    /// So that [`Store::put_back`] brings back also what somebody else put there. Where a switch
+    /// to `next` has begun already, what was there before it is remembered still.
     ///
     /// # Errors
     /// When something there cannot be read, or not be kept.
@@ -160,17 +161,21 @@ impl Store {
         &self,
         certificate: &Certificate,
         target: &Target,
+        next: &Generation,
         previous: Option<&Generation>,
     ) -> Result<(), StoreError> {
         self.writable()?;
-        self.forget_before(&certificate.name, &target.name)?;
         let placed = self.place(certificate, target, &Owners::default())?;
-        let is_previous = |place: &Placed<'_>| {
-            let content = render(place.output, previous?, &self.0.passwords).ok()?;
-            let verdict = place.verdict(&content);
-            matches!(verdict, Verdict::Current | Verdict::Attributes(_)).then_some(())
+        let holds = |place: &Placed<'_>, generation| {
+            let content = render(place.output, generation, &self.0.passwords);
+            let verdict = content.map(|content| place.verdict(&content));
+            matches!(verdict, Ok(Verdict::Current | Verdict::Attributes(_)))
         };
-        if placed.iter().all(|place| is_previous(place).is_some()) {
+        if placed.iter().any(|place| holds(place, next)) {
+            return Ok(());
+        }
+        self.forget_before(&certificate.name, &target.name)?;
+        if previous.is_some_and(|previous| placed.iter().all(|place| holds(place, previous))) {
             return Ok(());
         }
         // A directory that is yet to be made has nothing in it.

@@ -72,10 +72,13 @@ impl Batch {
         };
         begin(shared, &first.deployment.certificate, Step::Reload);
         let now = shared.now();
-        for member in &mut self.members {
-            let reloads = &mut member.deployment.record.reloads;
-            *reloads = recent(reloads, now);
-            reloads.push(now);
+        for Installed { deployment, .. } in &mut self.members {
+            deployment.record.reloads = recent(&deployment.record.reloads, now);
+            deployment.record.reloads.push(now);
+            // Where they are counted, one that this process does not survive counts, too.
+            if deployment.target.max_reloads_per_hour.is_some() {
+                deployment.write(shared).await;
+            }
         }
         let contexts: Vec<_> = self.members.iter().map(|member| member.context(files)).collect();
         deploy::reload(reload, &contexts, &|event| shared.tell(event)).await
@@ -258,8 +261,11 @@ impl Installed {
         }
     }
 
-    /// Put back the files that were there before; whether there were any
+    /// Put back the files that were there before, if there were any; whether that was done
     async fn put_back(&mut self, shared: &Shared) -> bool {
+        if !self.reversible {
+            return false;
+        }
         let Deployment { certificate, target, .. } = &self.deployment;
         let (name, place) = (certificate.name.clone(), target.name.clone());
         let (certificate, target) = (Arc::clone(certificate), target.clone());

@@ -70,8 +70,7 @@ impl Deployment {
                 return None;
             }
         };
-        let is_new = self.record.generation != self.generation;
-        if is_new {
+        if self.record.generation != self.generation {
             let in_force = self.record.installed_at.map(|_| self.record.generation);
             self.record = TargetRecord {
                 generation: self.generation,
@@ -104,9 +103,7 @@ impl Deployment {
                 }
             }
             if fresh {
-                if is_new {
-                    self.keep_before(shared, &before).await?;
-                }
+                self.keep_before(shared, &generation, &before).await?;
                 self.record.answered = survey.answered;
                 self.write(shared).await?;
             }
@@ -209,11 +206,18 @@ impl Deployment {
     }
 
     /// Remember what is in the files, where it is not the previous generation
-    async fn keep_before(&mut self, shared: &Shared, before: &Before) -> Option<()> {
+    async fn keep_before(
+        &mut self,
+        shared: &Shared,
+        next: &Arc<Generation>,
+        before: &Before,
+    ) -> Option<()> {
         let (certificate, target) = (Arc::clone(&self.certificate), self.target.clone());
-        let previous = before.previous.clone();
+        let (next, previous) = (Arc::clone(next), before.previous.clone());
         let kept = shared
-            .on_disk(move |store| store.keep_before(&certificate, &target, previous.as_deref()))
+            .on_disk(move |store| {
+                store.keep_before(&certificate, &target, &next, previous.as_deref())
+            })
             .await;
         if let Err(error) = kept {
             self.fail(shared, error.failure(Step::Install), false).await;
