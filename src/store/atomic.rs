@@ -9,7 +9,7 @@
 //! A path that is no such symlink yet is taken over without a change of what it gives: a
 //! directory with the present content comes first, then the symlinks, then the switch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -139,7 +139,6 @@ fn ensure_dir(path: &Path, owner: u32) -> Result<Dir, StoreError> {
             };
             let parent = open_place(parent, owner)?;
             parent.ensure_child(name, 0o755)?;
-            parent.sync()?;
             walk::walk(path, owner)
         }
         opened => opened,
@@ -249,17 +248,34 @@ impl Commit {
 
     /// Take every step; what is no longer led to goes afterwards
     pub(super) fn run(self) -> Result<(), StoreError> {
-        let done = self.steps.iter().try_for_each(|step| self.take(step));
+        let done = self.take_all();
         self.sweep();
         done
+    }
+
+    /// Links lead to the same content in any order, so those of a directory last together
+    fn take_all(&self) -> Result<(), StoreError> {
+        let mut linked = BTreeSet::new();
+        for step in &self.steps {
+            if let Step::Link { place, .. } = step {
+                self.take(step)?;
+                linked.insert(place.as_path());
+                continue;
+            }
+            self.sync(std::mem::take(&mut linked))?;
+            self.take(step)?;
+        }
+        self.sync(linked)
+    }
+
+    fn sync(&self, places: BTreeSet<&Path>) -> Result<(), StoreError> {
+        places.into_iter().try_for_each(|place| self.place(place)?.sync())
     }
 
     fn take(&self, step: &Step) -> Result<(), StoreError> {
         match step {
             Step::Switch(name) => self.atomic.replace_by_link(DATA, &self.tag, name.as_ref()),
-            Step::Link { place, name, text } => {
-                self.place(place)?.replace_by_link(name, &self.tag, text)
-            }
+            Step::Link { place, name, text } => self.place(place)?.link(name, &self.tag, text),
             Step::File { place, name, content: Held { bytes, attributes, labels } } => {
                 self.place(place)?.replace(name, &self.tag, &[bytes], *attributes, labels)
             }

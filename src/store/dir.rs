@@ -321,11 +321,23 @@ impl Dir {
     ) -> Result<(), StoreError> {
         let temporary = temporary_name(tag);
         self.create(&temporary, parts, attributes, labels)?;
-        self.rename_or_drop(&temporary, name.as_ref())
+        self.rename_or_drop(&temporary, name.as_ref())?;
+        self.sync()
     }
 
     /// Replace an entry by a symlink in one rename, or make it
     pub(super) fn replace_by_link(
+        &self,
+        name: impl AsRef<OsStr>,
+        tag: &str,
+        text: &OsStr,
+    ) -> Result<(), StoreError> {
+        self.link(name, tag, text)?;
+        self.sync()
+    }
+
+    /// As [`Dir::replace_by_link`], and the caller sees to it that it lasts
+    pub(super) fn link(
         &self,
         name: impl AsRef<OsStr>,
         tag: &str,
@@ -339,7 +351,7 @@ impl Dir {
     }
 
     fn rename_or_drop(&self, temporary: &str, name: &OsStr) -> Result<(), StoreError> {
-        let renamed = self.rename(temporary, name).and_then(|()| self.sync());
+        let renamed = self.rename(temporary, name);
         if renamed.is_err() {
             drop(self.unlink(temporary));
         }

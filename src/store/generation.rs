@@ -86,7 +86,6 @@ impl Store {
             return Err(error);
         }
         generations.sync()?;
-        home.sync()?;
         Ok(generation)
     }
 
@@ -144,7 +143,9 @@ fn build(generations: &Dir, temporary: &str, generation: &Generation) -> Result<
     let labels = Labels::default();
     dir.create(KEY, &[generation.key.expose().as_bytes()], private, &labels)?;
     dir.create(CHAIN, &[generation.chain.as_bytes()], private, &labels)?;
-    record::write(&dir, META, &generation.meta)?;
+    let meta = record::json(&generation.meta)
+        .map_err(|reason| StoreError::damaged(dir.join(META), reason))?;
+    dir.create(META, &[&meta], private, &labels)?;
     dir.sync()
 }
 

@@ -132,9 +132,7 @@ impl Store {
             return Ok(());
         }
         manifest.version = VERSION;
-        record::write(&dir, MANIFEST, &manifest)?;
-        originals.sync()?;
-        home.sync()
+        record::write(&dir, MANIFEST, &manifest)
     }
 
     /// What is kept of a target
