@@ -53,6 +53,8 @@ pub struct Issuer {
     pub name: IssuerName,
     /// The URL of its directory, https unless `insecure_loopback`
     pub directory: String,
+    /// The directory that it has for tests
+    pub staging: Option<Staging>,
     /// Roots that vouch for the CA's own HTTPS, in place of the system's
     pub ca_file: Option<PathBuf>,
     /// Whether plain HTTP to a loopback address is allowed
@@ -67,6 +69,17 @@ pub struct Issuer {
     pub profile: Option<Profile>,
     /// An HTTP(S) proxy for this CA; `None` uses the environment's
     pub proxy: Option<String>,
+}
+
+/// What a CA has for tests: it issues as the real one does, and nobody trusts the certificates
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Staging {
+    /// The URL of its directory
+    pub directory: String,
+    /// Roots that vouch for its HTTPS, in place of the system's
+    pub ca_file: Option<PathBuf>,
+    /// The account that it already knows the operator by
+    pub eab: Option<Eab>,
 }
 
 /// An external account binding

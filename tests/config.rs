@@ -83,7 +83,15 @@ fn every_value_arrives_where_it_is_meant() {
     assert_eq!(all.eab.as_ref().unwrap().hmac_key, environment);
     assert_eq!(all.profile, Some(Profile { name: "shortlived".to_owned(), required: true }));
     assert_eq!(all.proxy.as_deref(), Some("http://proxy.internal:3128/"));
+    let staging = all.staging.as_ref().unwrap();
+    assert_eq!(staging.directory, "https://staging.ca.example/directory");
+    assert_eq!(staging.ca_file.as_deref(), Some(Path::new("/etc/certkeep/staging-roots.pem")));
+    let file = SecretSource::File("/etc/certkeep/staging.hmac".into());
+    assert_eq!(staging.eab.as_ref().map(|eab| &eab.hmac_key), Some(&file));
     let credential = issuer("credential");
+    let google = credential.staging.as_ref().unwrap();
+    assert_eq!(google.directory, "https://dv.acme-v02.test-api.pki.goog/directory");
+    assert_eq!((&google.eab, &issuer("test").staging), (&None, &None));
     assert_eq!(credential.directory, "https://dv.acme-v02.api.pki.goog/directory");
     assert_eq!(credential.profile, Some(Profile { name: "standard".to_owned(), required: false }));
     let source = SecretSource::Credential("google-eab".to_owned());

@@ -136,6 +136,7 @@ pub(super) fn issuer(directory: &str) -> Issuer {
         contact: Vec::new(),
         eab: None,
         profile: None,
+        staging: None,
         proxy: None,
     }
 }

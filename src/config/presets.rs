@@ -7,6 +7,8 @@ pub(super) struct Preset {
     pub(super) name: &'static str,
     /// The URL of its directory
     pub(super) directory: &'static str,
+    /// What `directory:` calls the CA's directory for tests; itself for one that is
+    pub(super) staging: Option<&'static str>,
     /// Where the CA publishes its terms; the directory's `meta.termsOfService` is the binding one
     pub(super) terms: Option<&'static str>,
 }
@@ -23,32 +25,43 @@ pub(super) const PRESETS: [Preset; 7] = [
     Preset {
         name: "letsencrypt",
         directory: "https://acme-v02.api.letsencrypt.org/directory",
+        staging: Some("letsencrypt-staging"),
         terms: Some("https://letsencrypt.org/repository/"),
     },
     Preset {
         name: "letsencrypt-staging",
         directory: "https://acme-staging-v02.api.letsencrypt.org/directory",
+        staging: Some("letsencrypt-staging"),
         terms: Some("https://letsencrypt.org/repository/"),
     },
-    Preset { name: "zerossl", directory: "https://acme.zerossl.com/v2/DV90", terms: None },
+    Preset {
+        name: "zerossl",
+        directory: "https://acme.zerossl.com/v2/DV90",
+        staging: None,
+        terms: None,
+    },
     Preset {
         name: "google",
         directory: "https://dv.acme-v02.api.pki.goog/directory",
+        staging: Some("google-staging"),
         terms: Some("https://pki.goog/repository/"),
     },
     Preset {
         name: "google-staging",
         directory: "https://dv.acme-v02.test-api.pki.goog/directory",
+        staging: Some("google-staging"),
         terms: Some("https://pki.goog/repository/"),
     },
     Preset {
         name: "sslcom",
         directory: "https://acme.ssl.com/sslcom-dv-ecc",
+        staging: None,
         terms: Some("https://www.ssl.com/repository/"),
     },
     Preset {
         name: "actalis",
         directory: "https://acme-api.actalis.com/acme/directory",
+        staging: None,
         terms: None,
     },
 ];

@@ -58,6 +58,10 @@ pub(super) struct RawIssuer {
         ])
     )]
     pub(super) directory: Option<Text>,
+    /// The CA's directory for tests, which `renew --rehearse` asks: a name, a URL, or a map.
+    /// `letsencrypt` and `google` know theirs.
+    #[schemars(extend("examples" = ["letsencrypt-staging"]))]
+    pub(super) staging: Option<TextOr<RawStaging>>,
     /// That you have read the CA's terms of service and agree to them. Must be `true`.
     #[schemars(required, extend("const" = true))]
     pub(super) accept_terms: Option<bool>,
@@ -76,6 +80,20 @@ pub(super) struct RawIssuer {
     pub(super) profile: Option<TextOr<RawProfile>>,
     /// URL of the HTTP proxy for this CA. Without it the proxy of the environment is used.
     pub(super) proxy: Option<Text>,
+}
+
+/// A CA's directory for tests, where it wants to be spoken to in another way than the real one.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Staging")]
+pub(super) struct RawStaging {
+    /// The directory: a name, or an https URL.
+    #[schemars(required, extend("examples" = ["google-staging"]))]
+    pub(super) directory: Option<Text>,
+    /// PEM file with the roots that vouch for its HTTPS. Without it the issuer's own is used.
+    pub(super) ca_file: Option<Text>,
+    /// External account binding there. The issuer's own is never used.
+    pub(super) eab: Option<RawEab>,
 }
 
 /// What a CA gave out to bind an account. The key itself is never written in this file.

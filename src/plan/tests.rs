@@ -42,6 +42,7 @@ fn config() -> Config {
         contact: Vec::new(),
         eab: None,
         profile: None,
+        staging: None,
         proxy: None,
     };
     let output = |content: Content| Output {

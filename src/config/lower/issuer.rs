@@ -8,8 +8,8 @@ use crate::config::lower::url::{is_loopback, url};
 use crate::config::lower::{each, path};
 use crate::config::nearest::{nearest, one_of};
 use crate::config::presets::{PRESETS, Preset, preset};
-use crate::config::raw::{RawEab, RawIssuer, RawProfile, Text, TextOr};
-use crate::config::{Eab, Issuer, Profile};
+use crate::config::raw::{RawEab, RawIssuer, RawProfile, RawStaging, Text, TextOr};
+use crate::config::{Eab, Issuer, Profile, Staging};
 use crate::name::{DnsName, Identifier, IssuerName};
 
 pub(super) fn issuer(
@@ -21,6 +21,7 @@ pub(super) fn issuer(
 ) -> Result<Issuer, Refused> {
     let insecure_loopback = raw.insecure_loopback.unwrap_or_default();
     let directory = directory(raw.directory.as_ref(), insecure_loopback, at, faults);
+    let staging = staging(raw, directory.as_ref().ok(), base, at, faults);
     let terms = terms(raw.accept_terms, directory.as_ref().ok(), at, faults);
     let field = at.key("ca_file");
     let ca_file = raw.ca_file.as_ref().map(|text| path::file(text, base, &field, faults));
@@ -33,10 +34,14 @@ pub(super) fn issuer(
     let field = at.key("proxy");
     let proxy = raw.proxy.as_ref().map(|text| proxy_url(text, &field, faults));
     terms?;
+    let ca_file = ca_file.transpose()?;
+    let staging = staging?
+        .map(|staging| Staging { ca_file: staging.ca_file.or_else(|| ca_file.clone()), ..staging });
     Ok(Issuer {
         name: name?,
         directory: directory?.url,
-        ca_file: ca_file.transpose()?,
+        staging,
+        ca_file,
         insecure_loopback,
         allowed_hosts: allowed_hosts?,
         contact: contact?,
@@ -89,7 +94,16 @@ fn directory(
         let remedy = format!("add `directory`: {} or the URL of one", one_of(preset_names()));
         return Err(faults.missing(at, &["directory"], "is missing", remedy));
     };
-    let at = at.key("directory");
+    directory_at(text, insecure_loopback, &at.key("directory"), faults)
+}
+
+/// A directory by its name or by its URL
+fn directory_at(
+    text: &Text,
+    insecure_loopback: bool,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Directory, Refused> {
     if let Some(preset) = preset(text) {
         return Ok(Directory { url: preset.directory.to_owned(), preset: Some(preset) });
     }
@@ -100,21 +114,21 @@ fn directory(
             None => format!("known are {known}; for any other CA give its directory's https URL"),
         };
         let message = format!("`{}` is no CA that is known by name", text.escape_debug());
-        return Err(faults.value(&at, message, remedy));
+        return Err(faults.value(at, message, remedy));
     }
-    let url = url(text, DIRECTORY, &at, faults)?;
+    let url = url(text, DIRECTORY, at, faults)?;
     match url.scheme() {
         "https" => {}
         "http" if !is_loopback(&url) => {
             return Err(faults.value(
-                &at,
+                at,
                 "is plain http to another host, where anyone between could pose as the CA",
                 "use https; for a private CA give its root as `ca_file`",
             ));
         }
         "http" if !insecure_loopback => {
             return Err(faults.value(
-                &at,
+                at,
                 "is plain http",
                 "use https, or for a CA in a test add `insecure_loopback: true`",
             ));
@@ -122,11 +136,59 @@ fn directory(
         "http" => {}
         _ => {
             let message = format!("has the scheme `{}`", url.scheme());
-            return Err(faults.value(&at, message, "give the directory's https URL"));
+            return Err(faults.value(at, message, "give the directory's https URL"));
         }
     }
     let preset = PRESETS.iter().find(|preset| preset.directory == url.as_str());
     Ok(Directory { url: url.into(), preset })
+}
+
+/// The directory for tests: what is written, or what is known of the CA
+fn staging(
+    raw: &RawIssuer,
+    real: Option<&Directory>,
+    base: &Path,
+    at: &At<'_>,
+    faults: &mut Faults,
+) -> Result<Option<Staging>, Refused> {
+    let insecure_loopback = raw.insecure_loopback.unwrap_or_default();
+    let known = real.and_then(|real| real.preset?.staging).and_then(preset);
+    let at = at.key("staging");
+    let none = RawStaging::default();
+    let field = at.key("directory");
+    let (text, at_directory, more) = match &raw.staging {
+        None => {
+            let directory = known.map(|preset| preset.directory.to_owned());
+            let of = |directory| Staging { directory, ca_file: None, eab: None };
+            return Ok(directory.map(of));
+        }
+        Some(TextOr::Text(text)) => (text, at, &none),
+        Some(TextOr::Full(more)) => match &more.directory {
+            Some(text) => (text, field, more),
+            None => {
+                let remedy = "add `directory`, such as `google-staging`";
+                return Err(faults.missing(&at, &["directory"], "is missing", remedy));
+            }
+        },
+    };
+    let directory = directory_at(text, insecure_loopback, &at_directory, faults);
+    let ca_file = &at.key("ca_file");
+    let ca_file = more.ca_file.as_ref().map(|text| path::file(text, base, ca_file, faults));
+    let eab = more.eab.as_ref().map(|raw| eab(raw, base, &at.key("eab"), faults));
+    let directory = directory?;
+    let is_real = real.is_some_and(|real| real.url == directory.url);
+    if is_real && known.is_none_or(|preset| preset.directory != directory.url) {
+        return Err(faults.value(
+            &at_directory,
+            "is the real directory, where a rehearsal would count",
+            "name the CA's directory for tests, or leave `staging` out",
+        ));
+    }
+    Ok(Some(Staging {
+        directory: directory.url,
+        ca_file: ca_file.transpose()?,
+        eab: eab.transpose()?,
+    }))
 }
 
 fn preset_names() -> impl Iterator<Item = &'static str> {
