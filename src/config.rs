@@ -132,6 +132,8 @@ pub struct Certificate {
     pub challenge: ChallengeMethod,
     /// When it is due, apart from what the CA suggests
     pub renew: Renew,
+    /// Which old generations are kept
+    pub keep: Keep,
     /// What a new one must be to take the place of one that works
     pub gate: Gate,
     /// Where it goes, never empty
@@ -304,6 +306,21 @@ impl ChangeKind {
             Self::OtherRoot => "other-root",
             Self::ShorterLife => "shorter-life",
         }
+    }
+}
+
+/// Which old generations are kept, beside those in use
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep {
+    /// How many at least
+    pub generations: u32,
+    /// How long each at least
+    pub at_least: Duration,
+}
+
+impl Default for Keep {
+    fn default() -> Self {
+        Self { generations: 5, at_least: Duration::ZERO }
     }
 }
 

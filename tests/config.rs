@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use certkeep::config::{
     Address, ChallengeMethod, ChangeKind, Config, ContainerAction, Content, Endpoint, Format,
-    HeaderSource, Hook, Http01, HttpBody, HttpCall, HttpMethod, KeyFormat, KeyType, Layout,
+    HeaderSource, Hook, Http01, HttpBody, HttpCall, HttpMethod, Keep, KeyFormat, KeyType, Layout,
     Process, Profile, Reload, SecretSource, Share, Signal, Socket, StartTls, Target, Usage, schema,
 };
 use certkeep::name::{CertName, Identifier, IssuerName};
@@ -111,6 +111,8 @@ fn every_value_arrives_where_it_is_meant() {
     assert_eq!(every.challenge, ChallengeMethod::Http01(webroot));
     assert_eq!(every.renew.before, Some(Share::Span(Duration::from_secs(36 * 3600))));
     assert_eq!(every.renew.key_max_age, Some(Duration::from_secs(90 * 86_400)));
+    let month = Duration::from_secs(30 * 86_400);
+    assert_eq!(every.keep, Keep { generations: 12, at_least: month });
     let target = only_target(every);
     assert_eq!(target.layout, Layout::Copy);
     let outputs: Vec<_> = target
@@ -185,6 +187,7 @@ fn every_value_arrives_where_it_is_meant() {
     assert_eq!(defaults.issuers, [IssuerName::parse("all").unwrap()]);
     assert_eq!(defaults.profile.as_ref().unwrap().name, "classic");
     assert_eq!(defaults.renew.before, Some(Share::PerMille(333)));
+    assert_eq!(defaults.keep, Keep { generations: 3, at_least: month });
     let listen = Http01::Listen("127.0.0.1:8402".parse().unwrap());
     assert_eq!(defaults.challenge, ChallengeMethod::Http01(listen));
     let target = only_target(defaults);

@@ -12,7 +12,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use certkeep::config::{
-    Certificate, ChallengeMethod, Config, Content, Format, Gate, Http01, KeyType, Layout, Output,
+    Certificate, ChallengeMethod, Config, Content, Format, Gate, Http01, Keep, KeyType, Layout,
+    Output,
     Renew, Target,
 };
 use certkeep::failure::Step;
@@ -69,6 +70,7 @@ fn certificate(layout: Layout, dir: &Path) -> Certificate {
             max_reloads_per_hour: None,
         }],
         gate: Gate::default(),
+        keep: Keep::default(),
         serial: false,
     }
 }
@@ -334,7 +336,8 @@ fn a_full_state_directory_loses_nothing_and_forbids_an_order() {
         std::fs::remove_file(place.state().join("filler")).unwrap();
         store.write_attempts(&name(), &attempts).unwrap();
         store.recover_one(&certificate).unwrap();
-        store.prune(&name(), 1, &[1]).unwrap();
+        let keep = Keep { generations: 0, ..Keep::default() };
+        store.prune(&name(), keep, &[1], now()).unwrap();
     }
     assert!(refused > 0);
 }

@@ -24,7 +24,8 @@ use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::certificate::Choices;
 use crate::config::lower::unique::Claim;
 use crate::config::raw::{
-    Named, RawCertificate, RawConfig, RawDefaults, RawDeployDefaults, RawIssuer, Text, TextOrNumber,
+    Named, Number, RawCertificate, RawConfig, RawDefaults, RawDeployDefaults, RawIssuer, Text,
+    TextOrNumber,
 };
 use crate::config::{Certificate, Config, Issuer, duration};
 use crate::name::{CertName, IssuerName};
@@ -149,6 +150,7 @@ fn defaults(
             .map(|raw| certificate::challenge(raw, base, &at.key("challenge"), faults)),
         profile: raw.profile.as_ref().map(|raw| issuer::profile(raw, &at.key("profile"), faults)),
         renew: certificate::renew(raw.renew.as_ref(), &at.key("renew"), faults),
+        keep: certificate::keep(raw.keep.as_ref(), &at.key("keep"), faults),
     };
     let at = at.key("deploy");
     let none = RawDeployDefaults::default();
@@ -189,6 +191,18 @@ fn span(raw: &TextOrNumber, at: &At<'_>, faults: &mut Faults) -> Result<Duration
     let text = raw.text();
     duration::span(&text)
         .map_err(|error| faults.value(at, format!("`{}` {error}", text.escape_debug()), SPANS))
+}
+
+/// A whole number from 1 to `most`
+fn whole(number: Number, most: u32, at: &At<'_>, faults: &mut Faults) -> Result<u32, Refused> {
+    match u32::try_from(number.0) {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(faults.value(
+            at,
+            format!("`{}` is not from 1 to {most}", number.0),
+            format!("give a whole number from 1 to {most}"),
+        )),
+    }
 }
 
 /// Every element of a list of texts, or none if one was refused

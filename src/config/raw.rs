@@ -145,6 +145,8 @@ pub(super) struct RawDefaults {
     pub(super) profile: Option<TextOr<RawProfile>>,
     /// When certificates are due.
     pub(super) renew: Option<RawRenew>,
+    /// Which old generations are kept, for a way back.
+    pub(super) keep: Option<RawKeep>,
     /// How long the steps of a deployment may take.
     pub(super) deploy: Option<RawDeployDefaults>,
 }
@@ -186,6 +188,8 @@ pub(super) struct RawCertificate {
     /// When it is due. Without it: when the CA suggests, at the latest with a third of its
     /// lifetime left.
     pub(super) renew: Option<RawRenew>,
+    /// Which old generations are kept, for a way back.
+    pub(super) keep: Option<RawKeep>,
     /// A directory that certkeep fills and switches as a whole: its path, or a map. By default it
     /// holds `cert.pem`, `chain.pem`, `fullchain.pem` and `privkey.pem`.
     pub(super) dir: Option<TextOr<RawDir>>,
@@ -299,6 +303,20 @@ pub(super) struct RawRenew {
     /// How old a key may become, such as `90d`.
     #[schemars(with = "Option<Text>", extend("examples" = ["90d"]))]
     pub(super) key_max_age: Option<TextOrNumber>,
+}
+
+/// Which old generations are kept: one goes when both allow it.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Keep")]
+pub(super) struct RawKeep {
+    /// How many at least, beside those in use.
+    #[schemars(extend("default" = 5, "minimum" = 1, "maximum" = 1000))]
+    pub(super) generations: Option<Number>,
+    /// How long each at least, such as `90d`. Without it their number alone counts.
+    #[serde(rename = "for")]
+    #[schemars(with = "Option<Text>", extend("examples" = ["90d"]))]
+    pub(super) at_least: Option<TextOrNumber>,
 }
 
 /// A directory that certkeep fills and switches as a whole.

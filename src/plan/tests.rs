@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::cert::{AriId, Fingerprint, Leaf};
 use crate::config::{
-    ChallengeMethod, Content, Gate, Http01, KeyType, Layout, Output, Profile, Reload, Renew, Share,
+    ChallengeMethod, Content, Gate, Http01, Keep, KeyType, Layout, Output, Profile, Reload, Renew,
+    Share,
 };
 use crate::failure::{Failure, Step};
 use crate::name::Identifier;
@@ -74,6 +75,7 @@ fn config() -> Config {
             max_reloads_per_hour: None,
         }],
         gate: Gate::default(),
+        keep: Keep::default(),
         serial: false,
     };
     Config {

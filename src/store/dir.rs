@@ -1,7 +1,7 @@
 //! Directories as descriptors: every change is made relative to one that was looked at.
 
 use std::ffi::{OsStr, OsString};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
@@ -389,6 +389,31 @@ impl Dir {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(self.error("remove", name, errno)),
         }
+    }
+
+    /// Overwrite what a regular file holds, unless it has another name, under which it stays
+    ///
+    /// Only for what is about to be removed: nothing is left of it after a crash.
+    pub(super) fn overwrite(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(self.error("overwrite", name, errno)),
+        };
+        let stat = fs::fstat(&fd).map_err(|errno| self.error("look at", name, errno))?;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind != FileType::RegularFile || stat.st_nlink != 1 {
+            return Ok(());
+        }
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let mut file = std::fs::File::from(fd);
+        let written = std::io::copy(&mut std::io::repeat(0).take(size), &mut file);
+        written.and_then(|_| file.sync_data()).map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            self.error("overwrite", name, errno)
+        })
     }
 
     /// Remove an entry, and if it is a directory, the files within it

@@ -8,8 +8,8 @@ use super::pair::digest;
 use super::render::{Bytes, render};
 use super::{NewGeneration, Passwords, Store};
 use crate::config::{
-    Certificate, ChallengeMethod, Config, Content, Format, Gate, Http01, KeyType, Layout, Output,
-    Renew, SecretSource, Target,
+    Certificate, ChallengeMethod, Config, Content, Format, Gate, Http01, Keep, KeyType, Layout,
+    Output, Renew, SecretSource, Target,
 };
 use crate::failure::{Failure, Step};
 use crate::name::{CertName, Identifier, IssuerName, TargetName};
@@ -128,6 +128,7 @@ pub(super) fn certificate(layout: Layout, directory: &Path) -> Certificate {
             max_reloads_per_hour: None,
         }],
         gate: Gate::default(),
+        keep: Keep::default(),
         serial: false,
     }
 }

@@ -12,6 +12,7 @@ use super::pair::{Pair, digest};
 use super::record::{self, Reading};
 use super::{GENERATIONS, OWN, Store};
 use crate::cert::Fingerprint;
+use crate::config::Keep;
 use crate::name::CertName;
 use crate::record::{Digests, Generation, GenerationMeta, Origin, VERSION};
 use crate::secret::Secret;
@@ -82,7 +83,7 @@ impl Store {
                 .map_err(|errno| generations.error("create", &to, errno))
         });
         if let Err(error) = built {
-            drop(generations.remove_tree(&temporary));
+            drop(discard(&generations, temporary.as_ref()));
             return Err(error);
         }
         generations.sync()?;
@@ -114,22 +115,34 @@ impl Store {
         Ok(found.filter_map(|found| found.ok().flatten()).map(|found| found.meta).collect())
     }
 
-    /// Remove old generations, but never the newest `keep` or those in use
+    /// Remove old generations, but never the newest, or one that is in use or to be kept
     ///
     /// # Errors
     /// When one cannot be removed.
-    pub fn prune(&self, name: &CertName, keep: usize, in_use: &[u32]) -> Result<(), StoreError> {
+    pub fn prune(
+        &self,
+        name: &CertName,
+        keep: Keep,
+        in_use: &[u32],
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         self.writable()?;
         let Some(dir) = self.generations_dir(name)? else { return Ok(()) };
-        let old = numbers(&dir)?.into_iter().rev().skip(keep);
-        let old: Vec<_> = old.filter(|number| !in_use.contains(number)).collect();
-        for number in &old {
+        let kept = usize::try_from(keep.generations).unwrap_or(usize::MAX);
+        let unused = numbers(&dir)?.into_iter().rev().skip(1);
+        let unused = unused.filter(|number| !in_use.contains(number));
+        let mut removed = false;
+        for number in unused.skip(kept).collect::<Vec<_>>() {
+            if staged_at(&dir, number)?.after(keep.at_least) > now {
+                continue;
+            }
             // Half removed under its own name it would look damaged.
             let temporary = temporary_name(OWN);
-            dir.rename(directory_name(*number), &temporary)?;
-            dir.remove_tree(&temporary)?;
+            dir.rename(directory_name(number), &temporary)?;
+            discard(&dir, temporary.as_ref())?;
+            removed = true;
         }
-        if old.is_empty() { Ok(()) } else { dir.sync() }
+        if removed { dir.sync() } else { Ok(()) }
     }
 
     fn generations_dir(&self, name: &CertName) -> Result<Option<Dir>, StoreError> {
@@ -147,6 +160,33 @@ fn build(generations: &Dir, temporary: &str, generation: &Generation) -> Result<
         .map_err(|reason| StoreError::damaged(dir.join(META), reason))?;
     dir.create(META, &[&meta], private, &labels)?;
     dir.sync()
+}
+
+/// When a generation was staged; of one without a record, when its directory was last changed
+fn staged_at(generations: &Dir, number: u32) -> Result<Timestamp, StoreError> {
+    let dir = directory_name(number);
+    if let Ok(Reading::Record(meta)) =
+        record::read::<GenerationMeta>(generations, &format!("{dir}/{META}"))
+    {
+        return Ok(meta.staged_at);
+    }
+    let changed = generations.stat(&dir)?.map_or(0, |stat| stat.st_mtime);
+    Ok(Timestamp::from_seconds(changed))
+}
+
+/// Remove the directory of a generation, its key overwritten first
+///
+/// Whoever reads the file system's blocks later finds zeros where it writes in place, as ext4 and
+/// XFS do. Nothing is sure of that with copy on write (btrfs, ZFS, snapshots), a journal of data,
+/// or a disk that moves its blocks (SSD): there the key is gone when the disk reuses the space.
+pub(super) fn discard(generations: &Dir, name: &OsStr) -> Result<(), StoreError> {
+    let overwritten = match name.to_str().map(|name| generations.child(name)) {
+        Some(Ok(Some(dir))) => dir.overwrite(KEY),
+        // What is no directory has no key in it.
+        _ => Ok(()),
+    };
+    // A key that cannot be overwritten is better gone all the same.
+    generations.remove_tree(name).and(overwritten)
 }
 
 /// The numbers of the generations in a directory, ascending
@@ -283,12 +323,63 @@ mod tests {
         for _ in 0..5 {
             fixture::stage(&store);
         }
-        store.prune(&name("a.test"), 2, &[2, 5, 9]).unwrap();
-        let left = store.generations(&name("a.test")).unwrap();
-        assert_eq!(left.iter().map(|meta| meta.number).collect::<Vec<_>>(), [2, 4, 5]);
-        store.prune(&name("a.test"), 0, &[]).unwrap();
-        assert_eq!(store.generations(&name("a.test")).unwrap(), []);
+        let left = |generations, in_use: &[u32]| {
+            let keep = Keep { generations, ..Keep::default() };
+            store.prune(&name("a.test"), keep, in_use, now()).unwrap();
+            let left = store.generations(&name("a.test")).unwrap();
+            left.iter().map(|meta| meta.number).collect::<Vec<_>>()
+        };
+        assert_eq!(left(4, &[]), [1, 2, 3, 4, 5]);
+        assert_eq!(left(1, &[2, 9]), [2, 4, 5]);
+        assert_eq!(left(0, &[2]), [2, 5]);
+        assert_eq!(left(0, &[]), [5], "the newest is what a deployment goes forward to");
         let dir = store.certificate_path(&name("a.test")).join(GENERATIONS);
-        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "damage is done on purpose")]
+    fn pruning_spares_what_is_not_old_enough() {
+        let place = fixture::place();
+        let store = place.store();
+        for _ in 0..3 {
+            fixture::stage(&store);
+        }
+        let day = std::time::Duration::from_secs(86_400);
+        let keep = Keep { generations: 1, at_least: day * 30 };
+        let count = || store.generations(&name("a.test")).unwrap().len();
+        let at = now().after(day * 29);
+        store.prune(&name("a.test"), keep, &[], at).unwrap();
+        assert_eq!(count(), 3);
+        store.prune(&name("a.test"), keep, &[], at.after(day)).unwrap();
+        assert_eq!(count(), 2);
+        // Without its record its age is that of its directory, which is of this moment.
+        let dir = store.certificate_path(&name("a.test")).join(GENERATIONS).join("000002");
+        std::fs::write(dir.join(META), "junk").unwrap();
+        let none = Keep { generations: 0, at_least: day * 30 };
+        store.prune(&name("a.test"), none, &[], Timestamp::from_seconds(0)).unwrap();
+        assert!(dir.exists());
+        store.prune(&name("a.test"), none, &[], Timestamp::from_seconds(1 << 40)).unwrap();
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn the_key_of_what_is_pruned_is_overwritten_unless_it_has_another_name() {
+        let place = fixture::place();
+        let store = place.store();
+        for _ in 0..3 {
+            fixture::stage(&store);
+        }
+        let generations = store.certificate_path(&name("a.test")).join(GENERATIONS);
+        // An open file shows what becomes of its bytes.
+        let mut open = std::fs::File::open(generations.join("000001").join(KEY)).unwrap();
+        let linked = place.path().join("linked.pem");
+        std::fs::hard_link(generations.join("000002").join(KEY), &linked).unwrap();
+        let keep = Keep { generations: 0, ..Keep::default() };
+        store.prune(&name("a.test"), keep, &[], now()).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut open, &mut bytes).unwrap();
+        assert!(bytes.len() > 100 && bytes.iter().all(|byte| *byte == 0), "{bytes:?}");
+        assert!(std::fs::read_to_string(linked).unwrap().contains("PRIVATE KEY"));
     }
 }

@@ -5,7 +5,9 @@ use super::error::StoreError;
 use super::install::{common_owner, open_place};
 use super::observe::in_shares;
 use super::owner::Owners;
-use super::{ACCOUNTS, BEFORE, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy};
+use super::{
+    ACCOUNTS, BEFORE, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy, generation,
+};
 use crate::config::{Certificate, Layout};
 use crate::event::Event;
 use crate::text::External;
@@ -60,7 +62,9 @@ impl Store {
             }
         }
         if let Some(generations) = home.child(GENERATIONS)? {
-            sweep(&generations, OWN)?;
+            for name in generations.names()?.iter().filter(|name| is_temporary(name, OWN)) {
+                generation::discard(&generations, name)?;
+            }
         }
         for folder in [ORIGINALS, BEFORE] {
             let Some(folder) = home.child(folder)? else { continue };

@@ -245,7 +245,7 @@ impl Installed {
     async fn clean_up(&self, shared: &Shared) {
         let certificate = Arc::clone(&self.deployment.certificate);
         let target = self.deployment.target.name.clone();
-        let name = certificate.name.clone();
+        let (name, now) = (certificate.name.clone(), shared.now());
         let done = shared
             .on_disk(move |store| {
                 store.forget_before(&certificate.name, &target)?;
@@ -256,7 +256,7 @@ impl Installed {
                     .flat_map(|target| [Some(target.generation), target.previous])
                     .flatten()
                     .collect();
-                store.prune(&certificate.name, GENERATIONS_KEPT, &in_use)
+                store.prune(&certificate.name, certificate.keep, &in_use, now)
             })
             .await;
         if let Err(error) = done {
@@ -388,6 +388,3 @@ async fn see(shared: &Shared, endpoints: Vec<Endpoint>, wanted: Wanted) -> (usiz
 
 /// How long the previous certificate is looked for after the way back
 const PREVIOUS: Duration = Duration::from_secs(15);
-
-/// How many generations are kept beside those in use
-const GENERATIONS_KEPT: usize = 5;

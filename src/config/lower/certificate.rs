@@ -5,11 +5,11 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use crate::config::fault::{At, Faults, Refused};
-use crate::config::lower::{Context, Issuers, SPANS, gate, issuer, path, span};
+use crate::config::lower::{Context, Issuers, SPANS, gate, issuer, path, span, whole};
 use crate::config::nearest::{nearest, one_of};
-use crate::config::raw::{OneOrMany, RawCertificate, RawChallenge, RawRenew, Text};
+use crate::config::raw::{OneOrMany, RawCertificate, RawChallenge, RawKeep, RawRenew, Text};
 use crate::config::{
-    Certificate, ChallengeMethod, Http01, KeyType, Profile, Renew, Share, Target, duration,
+    Certificate, ChallengeMethod, Http01, Keep, KeyType, Profile, Renew, Share, Target, duration,
 };
 use crate::name::{CertName, Identifier, IssuerName};
 
@@ -21,6 +21,7 @@ pub(super) struct Choices {
     pub(super) challenge: Option<Result<ChallengeMethod, Refused>>,
     pub(super) profile: Option<Result<Profile, Refused>>,
     pub(super) renew: Renewal,
+    pub(super) keep: Retention,
 }
 
 /// [`Renew`], each part of which may be given, refused or left open
@@ -28,6 +29,13 @@ pub(super) struct Choices {
 pub(super) struct Renewal {
     before: Option<Result<Share, Refused>>,
     key_max_age: Option<Result<std::time::Duration, Refused>>,
+}
+
+/// [`Keep`], each part of which may be given, refused or left open
+#[derive(Clone, Copy, Default)]
+pub(super) struct Retention {
+    generations: Option<Result<u32, Refused>>,
+    at_least: Option<Result<std::time::Duration, Refused>>,
 }
 
 pub(super) fn certificate(
@@ -57,6 +65,10 @@ pub(super) fn certificate(
     let renew = renew(raw.renew.as_ref(), &at.key("renew"), faults);
     let before = renew.before.or(defaults.renew.before);
     let key_max_age = renew.key_max_age.or(defaults.renew.key_max_age);
+    let keep = keep(raw.keep.as_ref(), &at.key("keep"), faults);
+    let generations = keep.generations.or(defaults.keep.generations);
+    let at_least = keep.at_least.or(defaults.keep.at_least);
+    let kept = Keep::default();
     let gate = gate::gate(raw.gate.as_ref(), context.base, &at.key("gate"), faults);
     let targets = targets?;
     Ok(Certificate {
@@ -67,6 +79,10 @@ pub(super) fn certificate(
         profile: profile.transpose()?,
         challenge: challenge?,
         renew: Renew { before: before.transpose()?, key_max_age: key_max_age.transpose()? },
+        keep: Keep {
+            generations: generations.transpose()?.unwrap_or(kept.generations),
+            at_least: at_least.transpose()?.unwrap_or(kept.at_least),
+        },
         gate: gate?,
         targets,
         serial: raw.serial.unwrap_or_default(),
@@ -242,6 +258,18 @@ pub(super) fn renew(raw: Option<&RawRenew>, at: &At<'_>, faults: &mut Faults) ->
     let key_max_age = raw.key_max_age.as_ref().map(|text| span(text, &field, faults));
     Renewal { before, key_max_age }
 }
+
+pub(super) fn keep(raw: Option<&RawKeep>, at: &At<'_>, faults: &mut Faults) -> Retention {
+    let Some(raw) = raw else { return Retention::default() };
+    let field = at.key("generations");
+    let generations = raw.generations.map(|number| whole(number, MOST_KEPT, &field, faults));
+    let field = at.key("for");
+    let at_least = raw.at_least.as_ref().map(|text| span(text, &field, faults));
+    Retention { generations, at_least }
+}
+
+/// So many renewals are decades, or a slip
+const MOST_KEPT: u32 = 1000;
 
 /// Every address of this host, IPv4 too, on the port that CAs ask
 const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::UNSPECIFIED), 80);

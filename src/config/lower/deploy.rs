@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::reload::{self, reload};
-use crate::config::lower::{Context, path, span};
+use crate::config::lower::{Context, path, span, whole};
 use crate::config::raw::{
-    ArgvOr, Number, RawDeploy, RawEndpoint, RawHook, Text, TextOr, TextOrNumber,
+    ArgvOr, RawDeploy, RawEndpoint, RawHook, Text, TextOr, TextOrNumber,
 };
 use crate::config::{Address, Endpoint, Hook, Reload};
 use crate::name::Identifier;
@@ -223,18 +223,6 @@ fn address(text: &Text, base: &Path, at: &At<'_>, faults: &mut Faults) -> Result
         return Err(faults.value(at, message, remedy));
     }
     Ok(Address::Unix(path))
-}
-
-/// A whole number from 1 to `most`
-fn whole(number: Number, most: u32, at: &At<'_>, faults: &mut Faults) -> Result<u32, Refused> {
-    match u32::try_from(number.0) {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
-        _ => Err(faults.value(
-            at,
-            format!("`{}` is not from 1 to {most}", number.0),
-            format!("give a whole number from 1 to {most}"),
-        )),
-    }
 }
 
 fn host_port(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<(Identifier, u16), Refused> {
