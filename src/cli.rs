@@ -23,6 +23,7 @@ mod demo;
 mod deploy;
 mod dev_ca;
 mod generated;
+mod generations;
 mod plan;
 mod progress;
 mod renew;
@@ -91,7 +92,9 @@ enum Command {
     Check(check::Arguments),
     /// Install, reload and verify what the state directory holds; orders nothing
     Deploy(deploy::Arguments),
-    /// Put a certificate's previous generation back
+    /// Show the generations of a certificate, and what each is of use for
+    Generations(generations::Arguments),
+    /// Put an earlier generation of a certificate back
     Rollback(rollback::Arguments),
     /// Have a certificate revoked by its CA
     Revoke(revoke::Arguments),
@@ -395,6 +398,7 @@ pub fn execute(arguments: Arguments, world: World) -> Exit {
         Command::Status(arguments) => plan::status(&context, &arguments),
         Command::Check(arguments) => check::run(&context, &arguments),
         Command::Deploy(arguments) => deploy::run(&context, &arguments),
+        Command::Generations(arguments) => generations::run(&context, &arguments),
         Command::Rollback(arguments) => rollback::run(&context, &arguments),
         Command::Revoke(arguments) => revoke::run(&context, &arguments),
         Command::Account(arguments) => account::run(&context, &arguments),

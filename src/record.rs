@@ -258,6 +258,11 @@ pub struct TargetRecord {
 }
 
 impl TargetRecord {
+    /// The generation whose files are there
+    pub fn in_force(&self) -> Option<u32> {
+        self.installed_at.map(|_| self.generation).or(self.previous).filter(|number| *number > 0)
+    }
+
     /// Whether the server refused this generation so often that only another cause can help
     pub const fn is_refused(&self) -> bool {
         self.installed_at.is_none() && self.failures >= REFUSALS

@@ -1,5 +1,7 @@
 //! Plans and states for people and for machines.
 
+mod generations;
+
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -9,6 +11,8 @@ use crate::name::{CertName, Identifier, TargetName};
 use crate::plan::{Action, Decision, DeployReason, HeldBack, Observed, Plan, Snapshot, State};
 use crate::text::{Count, External};
 use crate::time::{Rough, Timestamp};
+
+pub use generations::{GenerationReport, Generations, Use, UseState};
 
 /// The shape of every JSON document that a command prints; fields are only added within it
 pub const VERSION: u32 = 1;

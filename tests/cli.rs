@@ -114,6 +114,7 @@ fn every_command_speaks_the_json_that_the_readme_documents() {
         &["renew", "--force"],
         &["deploy"],
         &["deploy", "--test"],
+        &["generations", "site"],
         &["rollback", "site"],
         &["account", "rollover"],
         &["account", "show"],

@@ -1,26 +1,37 @@
-//! `certkeep rollback`: the previous generation comes back.
+//! `certkeep rollback`: an earlier generation comes back.
 
 use std::sync::Arc;
 
 use clap::Args;
 
-use crate::agent::{self, all_targets};
+use crate::agent::{self, Shared, all_targets};
+use crate::cert::{Fingerprint, Leaf};
 use crate::cli::{Context, Exit, Stop, deploy, plan, setup};
-use crate::config::{Certificate, Config};
-use crate::plan::Request;
-use crate::record::{DeployRecord, TargetRecord, VERSION};
-use crate::report::Report;
+use crate::config::{Certificate, Config, Target};
+use crate::event::Event;
+use crate::name::TargetName;
+use crate::plan::{Request, window};
+use crate::record::{DeployRecord, GenerationMeta, TargetRecord, VERSION};
+use crate::report::{CertificateReport, Report};
 use crate::store::{Store, StoreError};
+use crate::text::External;
+use crate::time::Timestamp;
 
-/// Put a certificate's previous generation back
+/// Put an earlier generation of a certificate back
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     /// The certificate
     name: String,
     /// The generation to go back to: its number, or `original` for the files that were there
-    /// before certkeep; the one before the newest if not given
+    /// before certkeep; the one before what is in force if not given
     #[arg(long, value_name = "GENERATION")]
     to: Option<String>,
+    /// The target to go back at, may be repeated; each target of the certificate if not given
+    #[arg(long = "target", value_name = "TARGET")]
+    targets: Vec<String>,
+    /// Go back also to a generation that is expired or revoked
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
@@ -29,58 +40,168 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     let Some(certificate) = config.certificates.values().next().cloned() else {
         return Err(Stop::unexpected("no such certificate"));
     };
-    let certificate = Arc::new(certificate);
+    let targets = selected(&certificate, &arguments.targets)?;
     if arguments.to.as_deref() == Some("original") {
-        return original(context, &config, &certificate);
+        return original(context, &config, &certificate, &targets);
     }
+    let names: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
     setup::runtime()?.block_on(async {
         let shared = setup::shared(context, &config)?;
         let _at_work = shared.at_work().await?;
         let Some(_lock) = shared.store.lock_certificate(&certificate.name)? else {
             return Err(deploy::held(&certificate.name));
         };
-        let number = chosen(&shared.store, &certificate, arguments.to.as_deref())?;
-        let (wanted, events) = (Arc::clone(&certificate), Arc::clone(&shared.events));
-        let observed = shared
+        let ways = ways(&shared, &certificate, &targets, arguments)?;
+        let (wanted, events) = (Arc::new(certificate), Arc::clone(&shared.events));
+        let due = shared
             .on_disk(move |store| {
                 let mut observed = store.observe_one(&wanted, &mut |event| events(event));
-                pin(store, &wanted, number, &mut observed)?;
-                Ok(observed)
+                pin(store, &wanted, &ways, &mut observed)?;
+                let due = ways.into_iter().flat_map(|Way { target, number }| {
+                    let targets = vec![target];
+                    let only = Arc::new(Certificate { targets, ..(*wanted).clone() });
+                    all_targets(&only, number, &observed, "the operator goes back to it")
+                });
+                Ok(due.collect())
             })
             .await?;
-        let due = all_targets(&certificate, number, &observed, "the operator goes back to it");
         agent::deploy(&shared, due).await;
         Ok(())
     })?;
     let report = plan::observe(context, &config, Request::None);
     plan::print(context, &report, Report::status)?;
-    let live = report.certificates.iter().all(|certificate| certificate.is_well());
-    Ok(if live { Exit::Well } else { Exit::Failed })
+    let well = match arguments.targets.is_empty() {
+        true => report.all_well(),
+        false => report.certificates.iter().all(|certificate| is_live(certificate, &names)),
+    };
+    Ok(if well { Exit::Well } else { Exit::Failed })
 }
 
-/// The generation that is asked for, or the one before what is deployed
-fn chosen(store: &Store, certificate: &Certificate, to: Option<&str>) -> Result<u32, Stop> {
-    let all: Vec<_> =
-        store.generations(&certificate.name)?.iter().map(|meta| meta.number).collect();
-    let listed = || all.iter().map(u32::to_string).collect::<Vec<_>>().join(", ");
-    let hint = || format!("  hint: the state directory holds generation {}", listed());
-    match to {
-        Some(text) => match text.parse() {
-            Ok(number) if all.contains(&number) => Ok(number),
-            _ => Err(Stop::unexpected(format!(
-                "there is no generation `{}`\n{}",
-                crate::text::External::new(text),
-                hint()
-            ))),
-        },
-        None => {
-            let record = store.deploy(&certificate.name, &mut |_| ())?;
-            let deployed = record.targets.values().map(|target| target.generation).max();
-            let before = |number: &&u32| deployed.is_none_or(|deployed| **number < deployed);
-            all.iter().filter(before).max().copied().ok_or_else(|| {
-                Stop::new(Exit::Failed, "there is no earlier generation to go back to".to_owned())
-            })
+/// The targets given on the command line, or all of them
+fn selected(certificate: &Certificate, names: &[String]) -> Result<Vec<Target>, Stop> {
+    if names.is_empty() {
+        return Ok(certificate.targets.clone());
+    }
+    let known = |name: &String| {
+        let found = certificate.targets.iter().find(|target| target.name.as_str() == name);
+        found.cloned().ok_or_else(|| {
+            let all: Vec<_> = certificate.targets.iter().map(|t| t.name.as_str()).collect();
+            let message = format!(
+                "{} has no target `{}`\n  hint: it has {}",
+                certificate.name,
+                External::new(name),
+                all.join(", ")
+            );
+            Stop::new(Exit::Unexpected, message)
+        })
+    };
+    names.iter().map(known).collect()
+}
+
+/// A target, and the generation that it goes back to
+struct Way {
+    target: Target,
+    number: u32,
+}
+
+/// Where each target goes back to, by itself: each may have another generation in force
+fn ways(
+    shared: &Shared,
+    certificate: &Certificate,
+    targets: &[Target],
+    arguments: &Arguments,
+) -> Result<Vec<Way>, Stop> {
+    let store = &shared.store;
+    let whole: Vec<_> = store
+        .inspect(&certificate.name)?
+        .into_iter()
+        .filter_map(|(number, found)| Some((number, found.ok()?)))
+        .collect();
+    let record = store.deploy(&certificate.name, &mut |_| ())?;
+    let revoked = store.attempts(&certificate.name, &mut |_| ())?.revoked;
+    let mut ways = Vec::with_capacity(targets.len());
+    for target in targets {
+        let seen = record.targets.get(&target.name).cloned().unwrap_or_default();
+        let number = match arguments.to.as_deref() {
+            Some(text) => asked(text, &whole)?,
+            None => before(&seen, &whole).ok_or_else(|| {
+                let name = &target.name;
+                let message = match targets {
+                    [_] => "there is no earlier generation to go back to".to_owned(),
+                    _ => format!("there is no earlier generation for target `{name}`"),
+                };
+                Stop::new(Exit::Failed, message)
+            })?,
+        };
+        let found = whole.iter().find(|(held, _)| *held == number);
+        if let Some((_, (_, leaf))) = found
+            && !ways.iter().any(|way: &Way| way.number == number)
+        {
+            match trouble(leaf, revoked, shared.now()) {
+                Some(trouble) if !arguments.force => {
+                    return Err(refused(certificate, number, &trouble));
+                }
+                _ => warn_of_end(shared, certificate, number, leaf),
+            }
         }
+        ways.push(Way { target: target.clone(), number });
+    }
+    Ok(ways)
+}
+
+type Whole = (u32, (GenerationMeta, Leaf));
+
+fn asked(text: &str, whole: &[Whole]) -> Result<u32, Stop> {
+    let found = text.parse().ok().filter(|number| whole.iter().any(|(held, _)| held == number));
+    found.ok_or_else(|| {
+        let held: Vec<_> = whole.iter().map(|(number, _)| number.to_string()).collect();
+        Stop::unexpected(format!(
+            "there is no generation `{}` that can be used\n  hint: the state directory holds generation {}",
+            External::new(text),
+            held.join(", ")
+        ))
+    })
+}
+
+/// What was in force before what is: what was live then, rather than one that was refused
+fn before(record: &TargetRecord, whole: &[Whole]) -> Option<u32> {
+    let in_force = record.in_force();
+    let is_earlier = |number: u32| in_force.is_none_or(|in_force| number < in_force);
+    let earlier = whole.iter().map(|(number, _)| *number).filter(|number| is_earlier(*number));
+    let previous = record.previous.filter(|number| earlier.clone().any(|held| held == *number));
+    previous.or_else(|| earlier.max())
+}
+
+/// Why clients would refuse a generation
+fn trouble(leaf: &Leaf, revoked: Option<Fingerprint>, now: Timestamp) -> Option<String> {
+    if revoked == Some(leaf.fingerprint) {
+        return Some("is revoked".to_owned());
+    }
+    let end = leaf.not_after;
+    (end <= now).then(|| format!("expired at {end}"))
+}
+
+fn refused(certificate: &Certificate, number: u32, trouble: &str) -> Stop {
+    let name = &certificate.name;
+    Stop::new(
+        Exit::Failed,
+        format!(
+            "generation {number} {trouble}, so clients would refuse it\n  \
+             hint: choose another with --to, see `certkeep generations {name}`; \
+             --force goes back all the same"
+        ),
+    )
+}
+
+/// Say that the way back does not last: the planner goes forward before a certificate ends
+fn warn_of_end(shared: &Shared, certificate: &Certificate, number: u32, leaf: &Leaf) {
+    if window::emergency(leaf) <= shared.now() {
+        let message = External::new(format!(
+            "generation {number} ends at {}: `run` and `renew` go forward again at once, where \
+             there is one that lasts longer",
+            leaf.not_after
+        ));
+        shared.tell(Event::Warned { certificate: Some(certificate.name.clone()), message });
     }
 }
 
@@ -88,17 +209,19 @@ fn chosen(store: &Store, certificate: &Certificate, to: Option<&str>) -> Result<
 fn pin(
     store: &Store,
     certificate: &Certificate,
-    number: u32,
+    ways: &[Way],
     observed: &mut crate::plan::Observed,
 ) -> Result<(), StoreError> {
     let newest = observed.held.as_ref().map(|held| held.meta.number);
     let mut all = store.deploy(&certificate.name, &mut |_| ())?;
-    for target in &certificate.targets {
+    for Way { target, number } in ways {
         let seen = observed.targets.entry(target.name.clone()).or_default();
+        let others = |was: &u32| was != number;
         seen.record = TargetRecord {
-            generation: number,
-            pinned_over: newest.filter(|newest| *newest > number),
-            previous: Some(seen.record.generation).filter(|was| *was > 0 && *was != number),
+            generation: *number,
+            pinned_over: newest.filter(|newest| newest > number),
+            previous: seen.record.in_force().filter(others),
+            reloads: std::mem::take(&mut seen.record.reloads),
             ..TargetRecord::default()
         };
         all.targets.insert(target.name.clone(), seen.record.clone());
@@ -106,10 +229,17 @@ fn pin(
     store.write_deploy(&certificate.name, &DeployRecord { version: VERSION, ..all })
 }
 
+/// Whether these targets of a certificate are live, however the others are
+fn is_live(certificate: &CertificateReport, targets: &[TargetName]) -> bool {
+    let mut chosen = certificate.targets.iter().filter(|target| targets.contains(&target.name));
+    chosen.all(|target| target.live_at.is_some() && target.last_failure.is_none())
+}
+
 fn original(
     context: &Context,
     config: &Config,
-    certificate: &Arc<Certificate>,
+    certificate: &Certificate,
+    targets: &[Target],
 ) -> Result<Exit, Stop> {
     let runtime = setup::runtime()?;
     let _within = runtime.enter();
@@ -119,7 +249,13 @@ fn original(
     let Some(_lock) = store.lock_certificate(&certificate.name)? else {
         return Err(deploy::held(&certificate.name));
     };
-    for target in &certificate.targets {
+    // All of it, or nothing: a target that has none is found before another one is changed.
+    for target in targets {
+        if !store.has_original(certificate, target)? {
+            store.restore_original(certificate, target)?;
+        }
+    }
+    for target in targets {
         store.restore_original(certificate, target)?;
     }
     context.tell(

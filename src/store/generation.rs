@@ -11,7 +11,7 @@ use super::label::Labels;
 use super::pair::{Pair, digest};
 use super::record::{self, Reading};
 use super::{GENERATIONS, OWN, Store};
-use crate::cert::Fingerprint;
+use crate::cert::{Fingerprint, Leaf};
 use crate::config::Keep;
 use crate::name::CertName;
 use crate::record::{Digests, Generation, GenerationMeta, Origin, VERSION};
@@ -28,6 +28,9 @@ pub struct NewGeneration {
     /// The current moment
     pub staged_at: Timestamp,
 }
+
+/// A generation's number, and what is in it or why that is of no use
+type Inspected = (u32, Result<(GenerationMeta, Leaf), StoreError>);
 
 impl Store {
     /// Keep a key and its chain as the next generation
@@ -115,6 +118,23 @@ impl Store {
         Ok(found.filter_map(|found| found.ok().flatten()).map(|found| found.meta).collect())
     }
 
+    /// Every generation of a certificate, oldest first: whence, and its leaf, or why it is of no use
+    ///
+    /// Of use is what was staged, with a key that is its leaf's.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn inspect(&self, name: &CertName) -> Result<Vec<Inspected>, StoreError> {
+        let Some(dir) = self.generations_dir(name)? else { return Ok(Vec::new()) };
+        let looked = |number| {
+            let sound = load(&dir, number)
+                .and_then(|held| held.map(|generation| sound(&dir, generation)).transpose());
+            Some((number, sound.transpose()?))
+        };
+        // One that was pruned in between is not there.
+        Ok(numbers(&dir)?.into_iter().filter_map(looked).collect())
+    }
+
     /// Remove old generations, but never the newest, or one that is in use or to be kept
     ///
     /// # Errors
@@ -160,6 +180,16 @@ fn build(generations: &Dir, temporary: &str, generation: &Generation) -> Result<
         .map_err(|reason| StoreError::damaged(dir.join(META), reason))?;
     dir.create(META, &[&meta], private, &labels)?;
     dir.sync()
+}
+
+/// What a generation says of itself, if its key is its leaf's
+fn sound(generations: &Dir, generation: Generation) -> Result<(GenerationMeta, Leaf), StoreError> {
+    let path = generations.join(directory_name(generation.meta.number));
+    let pair = Pair::new(generation.key.expose(), generation.chain.as_bytes(), &path)?;
+    if pair.leaf.fingerprint != generation.meta.fingerprint {
+        return Err(StoreError::damaged(path, "holds another certificate than was staged"));
+    }
+    Ok((generation.meta, pair.leaf))
 }
 
 /// When a generation was staged; of one without a record, when its directory was last changed

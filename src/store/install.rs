@@ -138,6 +138,18 @@ impl Store {
         self.restore(certificate, target, &originals)
     }
 
+    /// Whether [`Store::restore_original`] has something to put back
+    ///
+    /// # Errors
+    /// When what is kept cannot be read.
+    pub fn has_original(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+    ) -> Result<bool, StoreError> {
+        Ok(is_something(&self.kept(Kept::Original, &certificate.name, &target.name)?))
+    }
+
     fn restore(
         &self,
         certificate: &Certificate,

@@ -138,7 +138,7 @@ impl Store {
             let outputs =
                 self.look_at_target(home, certificate, target, &record, &mut known, owners);
             let pinned = record.pinned_over.and_then(|_| known.leaf(record.generation));
-            let number = record.installed_at.map(|_| record.generation).or(record.previous);
+            let number = record.in_force();
             let newest = known.newest.map(|newest| newest.meta.number);
             let in_force = number.filter(|_| number != newest).and_then(|n| known.leaf(n));
             let seen = Box::new(ObservedTarget { record, outputs, pinned, in_force });
@@ -171,11 +171,7 @@ impl Store {
                 return OutputState::Unreadable { path: first.path.clone(), problem };
             }
         };
-        let installed = match record.installed_at {
-            Some(_) => Some(record.generation),
-            None => record.previous,
-        };
-        let number = installed.or_else(|| known.newest.map(|newest| newest.meta.number));
+        let number = record.in_force().or_else(|| known.newest.map(|newest| newest.meta.number));
         let generation = number.and_then(|number| known.get(number));
         let made = Made::load(home, target);
         let mut problem = None;
