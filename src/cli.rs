@@ -22,6 +22,7 @@ mod check;
 mod demo;
 mod deploy;
 mod dev_ca;
+mod finding;
 mod generated;
 mod generations;
 mod plan;
@@ -31,6 +32,7 @@ mod revoke;
 mod rollback;
 mod run;
 mod setup;
+mod verify_backup;
 
 /// Keeps TLS certificates alive: renews them over ACME, swaps the files in one rename, reloads
 /// the servers, and proves by a handshake that they serve the new certificate
@@ -96,6 +98,8 @@ enum Command {
     Generations(generations::Arguments),
     /// Put an earlier generation of a certificate back
     Rollback(rollback::Arguments),
+    /// Look whether a state directory, or a copy of it, can renew elsewhere
+    VerifyBackup(verify_backup::Arguments),
     /// Have a certificate revoked by its CA
     Revoke(revoke::Arguments),
     /// Show or change the accounts at the CAs
@@ -400,6 +404,7 @@ pub fn execute(arguments: Arguments, world: World) -> Exit {
         Command::Deploy(arguments) => deploy::run(&context, &arguments),
         Command::Generations(arguments) => generations::run(&context, &arguments),
         Command::Rollback(arguments) => rollback::run(&context, &arguments),
+        Command::VerifyBackup(arguments) => verify_backup::run(&context, &arguments),
         Command::Revoke(arguments) => revoke::run(&context, &arguments),
         Command::Account(arguments) => account::run(&context, &arguments),
         Command::Schema => generated::schema(&context),

@@ -33,6 +33,7 @@ use crate::name::{CertName, TargetName};
 
 mod adopt;
 mod atomic;
+mod backup;
 mod copy;
 mod dir;
 mod error;
@@ -63,6 +64,7 @@ mod render;
 mod stamp;
 mod walk;
 
+pub use backup::{Exposed, Records};
 use dir::Dir;
 pub use error::StoreError;
 pub use generation::NewGeneration;

@@ -116,6 +116,7 @@ fn every_command_speaks_the_json_that_the_readme_documents() {
         &["deploy", "--test"],
         &["generations", "site"],
         &["rollback", "site"],
+        &["verify-backup"],
         &["account", "rollover"],
         &["account", "show"],
         &["check"],

@@ -1,9 +1,11 @@
-//! What is held of a certificate, and the ways back to it.
+//! What is held of a certificate, the ways back to it, and whether a copy of it can renew.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -238,4 +240,199 @@ fn old_generations_go_by_number_and_by_age() {
         force(&site);
     }
     assert_eq!(numbers(), [7, 6, 5, 4, 3], "none is a day old");
+}
+
+/// A copy of the state directory, with modes and all
+fn copy(site: &Site, name: &str) -> PathBuf {
+    let copy = site.path().join(name);
+    let mut cp = Command::new("cp");
+    assert!(cp.arg("-a").arg(site.state()).arg(&copy).status().unwrap().success());
+    copy
+}
+
+#[test]
+fn a_whole_copy_can_renew_elsewhere() {
+    let (ca, site) = calm(TWO);
+    let said = site.certkeep(&["verify-backup"]).exits(1);
+    said.says(&["error: state_dir: ", "is no directory"]);
+    site.renew();
+    let copy = copy(&site, "copy");
+    let requests = ca.requests();
+    let before = tree(&copy);
+    let said = site.certkeep(&["verify-backup", "copy"]).succeeds();
+    said.says(&["serves issuer `pebble`", "1 certificate checked: this state can renew elsewhere"]);
+    site.certkeep(&["verify-backup"]).succeeds();
+    assert_eq!(tree(&copy), before);
+    assert_eq!(ca.requests(), requests);
+    // And it does: the same account, and nothing is ordered that is held.
+    site.lose_state();
+    std::fs::rename(&copy, site.state()).unwrap();
+    site.renew();
+    assert_eq!((ca.orders(), ca.requests_to("/sign-me-up")), (1, 1));
+}
+
+/// Every path below a directory, with what is there
+fn tree(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            let content = match metadata.is_dir() {
+                true => Vec::new(),
+                false => std::fs::read(&path).unwrap_or_default(),
+            };
+            if metadata.is_dir() {
+                folders.push(path.clone());
+            }
+            all.push((path, metadata.permissions().mode(), content));
+        }
+    }
+    all.sort();
+    all
+}
+
+#[test]
+fn each_gap_of_a_copy_is_named() {
+    let (_ca, site) = calm(TWO);
+    site.renew();
+    force(&site);
+    let whole = copy(&site, "whole");
+    let account = std::fs::read_dir(whole.join("accounts")).unwrap().next().unwrap().unwrap();
+    let account = Path::new("accounts").join(account.file_name()).join("account.json");
+    let site_dir = Path::new("certificates/site");
+    let newest = site_dir.join("generations/000002");
+    let old = site_dir.join("generations/000001");
+    let key = read(whole.join(&old).join("key.pem"));
+    let order = |key: &str| {
+        let order = serde_json::json!({
+            "version": 1, "issuer": "pebble", "directory": "https://ca.test/dir",
+            "account": "https://ca.test/1", "url": "https://ca.test/o/1",
+            "identifiers": ["a.test"], "key_type": "ecdsa-p256", "profile": null,
+            "key": key, "created_at": "2026-11-23T00:00:00Z",
+        });
+        order.to_string()
+    };
+    let remove = |path: &Path| std::fs::remove_file(path).unwrap();
+    let open = |path: &Path| {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o644)).unwrap();
+    };
+    type Damage<'a> = Box<dyn Fn(&Path) + 'a>;
+    let damages: [(&str, i32, Damage<'_>, &str); 14] = [
+        ("account", 0, Box::new(|c| remove(&c.join(&account))), "it will register anew"),
+        ("torn", 1, Box::new(|c| write(c.join(&account), "{")), "account.json is damaged"),
+        (
+            "account-key",
+            1,
+            Box::new(|c| {
+                let text = read(c.join(&account)).replace("BEGIN PRIVATE", "BEGIN PUBLIC");
+                write(c.join(&account), text);
+            }),
+            "its key cannot be used",
+        ),
+        (
+            "newer",
+            1,
+            Box::new(|c| write(c.join(site_dir).join("deploy.json"), r#"{"version":99}"#)),
+            "was written by a newer certkeep (version 99)",
+        ),
+        (
+            "attempts",
+            1,
+            Box::new(|c| write(c.join(site_dir).join("attempts.json"), "junk")),
+            "attempts.json is damaged",
+        ),
+        ("key", 1, Box::new(|c| remove(&c.join(&newest).join("key.pem"))), "key.pem is missing"),
+        (
+            "newest",
+            1,
+            Box::new(|c| std::fs::remove_dir_all(c.join(&newest)).unwrap()),
+            "generation 2 is in use and not here",
+        ),
+        (
+            "old",
+            0,
+            Box::new(|c| {
+                write(c.join(&old).join("key.pem"), "");
+            }),
+            "generation 1, not in use, is lost",
+        ),
+        (
+            "journal",
+            1,
+            Box::new(|c| write(c.join(site_dir).join("journal-web.json"), "{}")),
+            "journal-web.json is of a switch that is not finished",
+        ),
+        (
+            "order",
+            0,
+            Box::new(|c| private(&c.join(site_dir).join("order.json"), &order(&key))),
+            "is in flight, and its account is not here",
+        ),
+        (
+            "order-key",
+            1,
+            Box::new(|c| private(&c.join(site_dir).join("order.json"), &order("-----"))),
+            "the key of its order cannot be used",
+        ),
+        (
+            "modes",
+            1,
+            Box::new(|c| open(&c.join(&newest).join("key.pem"))),
+            "others than the owner may get at",
+        ),
+        (
+            "missing",
+            0,
+            Box::new(|c| std::fs::remove_dir_all(c.join(site_dir)).unwrap()),
+            "is in the configuration and not here: it will be ordered anew",
+        ),
+        (
+            "stranger",
+            0,
+            Box::new(|c| {
+                let stranger = c.join("certificates/stranger");
+                std::fs::create_dir(&stranger).unwrap();
+                std::fs::set_permissions(&stranger, PermissionsExt::from_mode(0o700)).unwrap();
+            }),
+            "certificates.stranger: is kept here and not in the configuration",
+        ),
+    ];
+    for (name, code, damage, said) in damages {
+        let copy = copy(&site, name);
+        damage(&copy);
+        site.certkeep(&["verify-backup", name]).exits(code).says(&[said]);
+        let json = site.certkeep(&["--json", "verify-backup", name]).exits(code).json();
+        let severity = if code == 0 { "info" } else { "error" };
+        let finding = json["findings"].as_array().unwrap().iter().find(|finding| {
+            let [about, message] = ["about", "message"].map(|member| text(finding[member].clone()));
+            finding["severity"] == severity && format!("{about}: {message}").contains(said)
+        });
+        assert!(finding.is_some(), "{name}: {json}");
+    }
+}
+
+fn private(path: &Path, text: &str) {
+    write(path, text);
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)).unwrap();
+}
+
+#[test]
+fn a_copy_without_the_account_of_an_external_one_is_not_whole() {
+    let ca = pebble()
+        .binding_accounts(
+            "kid-1",
+            "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W",
+        )
+        .start();
+    let site = Site::with_issuer(&ca, "eab: { key_id: kid-1, hmac_key_env: HMAC }");
+    site.configure_one(&["a.test"]);
+    let hmac = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    site.certkeep(&["renew"]).env("HMAC", hmac).succeeds();
+    site.certkeep(&["verify-backup"]).succeeds().says(&["serves issuer `pebble`"]);
+    let copy = copy(&site, "copy");
+    std::fs::remove_dir_all(copy.join("accounts")).unwrap();
+    let said = site.certkeep(&["verify-backup", "copy"]).exits(1);
+    said.says(&["needs the external account again"]);
 }

@@ -1,16 +1,15 @@
 //! `certkeep check`: everything that would make a renewal fail, found before it does.
 
 use clap::Args;
-use serde::Serialize;
 
 use crate::agent::{Shared, account_id};
+use crate::cli::finding::{self, Finding};
 use crate::cli::{Context, Exit, Stop, setup};
 use crate::config::{Certificate, Config, Issuer};
 use crate::deploy;
-use crate::failure::{Failure, FailureClass, Step};
-use crate::report;
+use crate::failure::{Failure, Step};
 use crate::store::Store;
-use crate::text::{Count, External};
+use crate::text::Count;
 
 /// Look for everything that would make a renewal fail
 #[derive(Debug, Args)]
@@ -18,40 +17,6 @@ pub(crate) struct Arguments {
     /// Ask no CA
     #[arg(long)]
     offline: bool,
-}
-
-/// What `check` prints with `--json`
-#[derive(Serialize)]
-struct Checked {
-    version: u32,
-    findings: Vec<Finding>,
-}
-
-/// Something that is wrong, or that is worth knowing
-#[derive(Serialize)]
-struct Finding {
-    /// `error` or `info`
-    severity: &'static str,
-    /// The part of the configuration that it is about
-    about: String,
-    message: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    remedy: Option<External>,
-}
-
-impl Finding {
-    fn error(about: impl Into<String>, failure: &Failure) -> Self {
-        let remedy = match &failure.class {
-            FailureClass::NeedsOperator { what, .. } => Some(what.clone()),
-            _ => None,
-        };
-        let message = failure.summary.to_string();
-        Self { severity: "error", about: about.into(), message, remedy }
-    }
-
-    fn info(about: impl Into<String>, message: String) -> Self {
-        Self { severity: "info", about: about.into(), message, remedy: None }
-    }
 }
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
@@ -78,24 +43,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
             Ok::<_, Stop>(())
         })?;
     }
-    let well = findings.iter().all(|finding| finding.severity != "error");
-    if context.json {
-        context.print_json(&Checked { version: report::VERSION, findings })?;
-    } else {
-        for finding in &findings {
-            context.print(&format!(
-                "{}: {}: {}\n",
-                finding.severity, finding.about, finding.message
-            ))?;
-            if let Some(remedy) = &finding.remedy {
-                context.print(&format!("  hint: {remedy}\n"))?;
-            }
-        }
-        let count = Count(config.certificates.len(), "certificate");
-        let verdict = if well { "nothing stands in the way of a renewal" } else { "see above" };
-        context.print(&format!("{count} checked: {verdict}\n"))?;
-    }
-    Ok(if well { Exit::Well } else { Exit::Failed })
+    let looked_at = Count(config.certificates.len(), "certificate");
+    finding::conclude(context, &findings, looked_at, "nothing stands in the way of a renewal")
 }
 
 fn targets(findings: &mut Vec<Finding>, store: Option<&Store>, certificate: &Certificate) {
