@@ -32,7 +32,7 @@ mod service;
 mod sessions;
 
 pub use deployment::{Deployment, all_targets, deploy};
-pub use rehearsal::rehearse;
+pub use rehearsal::{rehearse, sweep};
 pub use secrets::{Secrets, Variables};
 pub use service::{Controls, Reloaded};
 pub use sessions::{Sessions, account_id};

@@ -27,6 +27,7 @@ mod generated;
 mod generations;
 mod plan;
 mod progress;
+mod rehearse;
 mod renew;
 mod revoke;
 mod rollback;

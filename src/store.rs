@@ -18,6 +18,7 @@
 //! certificates/<name>/made-<target>.json    digests of encrypted outputs
 //! deployed/<name>/<target>/                 the atomic directory of `files:`
 //! published/<random>.json                   challenge artefacts to withdraw
+//! rehearsal-<random>/                       a rehearsal under way: a state directory, and files
 //! events.jsonl events.jsonl.1               history
 //! seen.cache                                a cache of what was seen, for the next process
 //! ```
@@ -61,6 +62,7 @@ mod recall;
 mod record;
 mod recover;
 mod render;
+mod scratch;
 mod stamp;
 mod walk;
 
@@ -74,6 +76,7 @@ pub use lock::{Lock, LockMode};
 pub use password::Passwords;
 pub use plain::write_public;
 pub use published::PublishedId;
+pub use scratch::{Interrupted, Scratch};
 pub use stamp::Stamps;
 
 /// The state directory; a clone is the same store
@@ -83,6 +86,8 @@ pub struct Store(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     root: PathBuf,
+    /// The state directory whose accounts are used: another one in a rehearsal
+    accounts: PathBuf,
     access: Access,
     /// Held from reading a record of several targets until it is written
     deploys: Mutex<()>,
@@ -137,8 +142,10 @@ impl Store {
     }
 
     fn at(root: PathBuf, access: Access) -> Self {
+        let accounts = root.clone();
         Self(Arc::new(Inner {
             root,
+            accounts,
             access,
             deploys: Mutex::default(),
             passwords: Passwords::default(),
@@ -199,6 +206,15 @@ impl Store {
         for part in parts {
             dir = dir.ensure_child(part, mode)?;
         }
+        Ok(dir)
+    }
+
+    /// The directory of an account, made when it is missing
+    fn ensure_account_dir(&self, id: &str) -> Result<Dir, StoreError> {
+        self.writable()?;
+        let all = ensure_root(&self.0.accounts)?.ensure_child(ACCOUNTS, 0o700)?;
+        let dir = all.ensure_child(id, 0o700)?;
+        all.sync()?;
         Ok(dir)
     }
 

@@ -102,7 +102,11 @@ fn every_command_speaks_the_json_that_the_readme_documents() {
             assert!(documented.contains(&format!("`{member}`")), "{arguments:?}: {member}");
         }
     };
-    for arguments in [&["status", "nobody", "--json"][..], &["deploy", "--test", "--json"]] {
+    for arguments in [
+        &["status", "nobody", "--json"][..],
+        &["deploy", "--test", "--json"],
+        &["renew", "--rehearse", "--json"],
+    ] {
         check(arguments, &host.certkeep(arguments));
     }
     write(host.path().join("root.pem"), "");

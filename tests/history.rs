@@ -13,7 +13,7 @@ use serde_json::Value;
 use support::pair::Pair;
 use support::pebble::{Pebble, pebble};
 use support::site::Site;
-use support::{PATIENCE, read, wait_until, write};
+use support::{PATIENCE, read, tree, wait_until, write};
 
 /// A certificate for two targets, of which `mail` refuses everything while `TLS/broken` exists
 const TWO: &str = "site:
@@ -269,28 +269,6 @@ fn a_whole_copy_can_renew_elsewhere() {
     std::fs::rename(&copy, site.state()).unwrap();
     site.renew();
     assert_eq!((ca.orders(), ca.requests_to("/sign-me-up")), (1, 1));
-}
-
-/// Every path below a directory, with what is there
-fn tree(folder: &Path) -> Vec<(PathBuf, u32, Vec<u8>)> {
-    let mut all = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).unwrap() {
-            let path = entry.unwrap().path();
-            let metadata = std::fs::symlink_metadata(&path).unwrap();
-            let content = match metadata.is_dir() {
-                true => Vec::new(),
-                false => std::fs::read(&path).unwrap_or_default(),
-            };
-            if metadata.is_dir() {
-                folders.push(path.clone());
-            }
-            all.push((path, metadata.permissions().mode(), content));
-        }
-    }
-    all.sort();
-    all
 }
 
 #[test]

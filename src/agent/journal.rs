@@ -16,24 +16,34 @@ pub(crate) fn journal(shared: &Shared) -> Arc<dyn Journal> {
     Arc::new(Recorder { store: shared.store.clone(), now: shared.now() })
 }
 
-/// Withdraw what a crash left published
+/// Withdraw what a crash left published, also that of a rehearsal, of which nothing is left then
 pub(crate) fn sweep(store: &Store, tell: &(dyn Fn(Event) + Send + Sync)) {
     let warn = |error: &dyn std::fmt::Display| {
         let message = External::new(format!("a challenge file may be left behind: {error}"));
         tell(Event::Warned { certificate: None, message });
     };
-    let records = match store.published() {
-        Ok(records) => records,
-        Err(error) => return warn(&error),
-    };
-    for (id, record) in records {
-        let swept = challenge::sweep(&record.artefact);
-        if let Err(error) = swept {
-            warn(&error);
-        } else if let Err(error) = store.forget_published(&id) {
+    if let Err(error) = withdraw(store) {
+        warn(&error);
+    }
+    for interrupted in store.interrupted().unwrap_or_default() {
+        // Its records stay as long as they are needed.
+        let swept = withdraw(&store.of(&interrupted));
+        let removed = swept.and_then(|()| store.remove_interrupted(&interrupted).map_err(foreign));
+        if let Err(error) = removed {
             warn(&error);
         }
     }
+}
+
+/// Withdraw all that a store says is published; the last error of several
+fn withdraw(store: &Store) -> io::Result<()> {
+    let mut outcome = Ok(());
+    for (id, record) in store.published().map_err(foreign)? {
+        let swept = challenge::sweep(&record.artefact);
+        let forgotten = swept.and_then(|()| store.forget_published(&id).map_err(foreign));
+        outcome = forgotten.and(outcome);
+    }
+    outcome
 }
 
 struct Recorder {

@@ -1,11 +1,15 @@
 //! What a renewal would do to the servers, done with the certificate that is there.
 
-use crate::agent::{Shared, deployment};
+use std::sync::Arc;
+
+use crate::agent::{Shared, deployment, journal};
 use crate::cert::Leaf;
 use crate::config::{Certificate, Target};
 use crate::deploy::{self, HookContext};
 use crate::failure::{Failure, Step};
 use crate::probe::Wanted;
+use crate::record::TargetRecord;
+use crate::store::{LockMode, StoreError};
 
 /// Run the real check, reload and verification of a target with the certificate it has now
 ///
@@ -22,9 +26,8 @@ pub async fn rehearse(
     let held = shared
         .on_disk(move |store| {
             let record = store.deploy(&name, &mut |_| ())?;
-            let number = record.targets.get(&place).filter(|r| r.installed_at.is_some());
-            match number {
-                Some(record) => store.generation(&name, record.generation),
+            match record.targets.get(&place).and_then(TargetRecord::in_force) {
+                Some(number) => store.generation(&name, number),
                 None => Ok(None),
             }
         })
@@ -61,4 +64,19 @@ pub async fn rehearse(
         addresses += shared.prober.verify(endpoint, wanted).await?;
     }
     Ok(addresses)
+}
+
+/// Remove what rehearsals left that ended with their processes, unless somebody is at work
+///
+/// # Errors
+/// When the lock cannot be taken.
+pub async fn sweep(shared: &Shared) -> Result<(), StoreError> {
+    let events = Arc::clone(&shared.events);
+    let swept = shared.on_disk(move |store| {
+        if let Some(_alone) = store.lock_store(LockMode::Exclusive)? {
+            journal::sweep(store, &*events);
+        }
+        Ok(())
+    });
+    swept.await
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::agent::{Agent, Outcome};
+use crate::agent::{Agent, Outcome, Shared};
 use crate::cli::progress::Progress;
-use crate::cli::{Context, Exit, Stop, plan, run, setup};
+use crate::cli::{Context, Exit, Stop, plan, rehearse, run, setup};
 use crate::config::Config;
 use crate::name::CertName;
 use crate::plan::Request;
@@ -24,12 +24,19 @@ pub(crate) struct Arguments {
     /// Show what would be done, and do nothing
     #[arg(long)]
     dry_run: bool,
+    /// Do a whole renewal at the issuer's directory for tests, into a directory of its own; what
+    /// is live stays as it is
+    #[arg(long, conflicts_with_all = ["force", "dry_run"])]
+    rehearse: bool,
 }
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let mut config = context.config()?;
     setup::refuse_empty(&config)?;
     setup::restrict(&mut config, &arguments.names)?;
+    if arguments.rehearse {
+        return rehearse::run(context, &config);
+    }
     let request = if arguments.force { Request::Force } else { Request::Now };
     if arguments.dry_run {
         let report = plan::observe(context, &config, request);
@@ -43,29 +50,37 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     }
 }
 
-/// One pass over the configuration, as `request` says, and the signal that ended it early
-fn pass(
+/// How a pass ended, and the signal that ended it early
+pub(crate) type Passed = (Outcome, Option<&'static str>);
+
+fn pass(context: &Context, config: Config, request: Request) -> Result<Passed, Stop> {
+    setup::runtime()?.block_on(async {
+        let shared = setup::shared(context, &config)?;
+        one_pass(context, shared, config, request).await
+    })
+}
+
+/// One pass over the configuration, as `request` says
+pub(crate) async fn one_pass(
     context: &Context,
+    mut shared: Shared,
     config: Config,
     request: Request,
-) -> Result<(Outcome, Option<&'static str>), Stop> {
-    setup::runtime()?.block_on(async {
-        let mut shared = setup::shared(context, &config)?;
-        let progress = Progress::new(context);
-        shared.events = progress.events(Arc::clone(&shared.events));
-        let mut signals = run::signals()?;
-        let mut stopped = None;
-        let stop = async {
-            stopped = Some(match signals.recv().await {
-                Some(signal::Request::Stop(by)) => by,
-                // Whoever looked at it has gone.
-                Some(signal::Request::Reload) | None => "SIGHUP",
-            });
-        };
-        let work = Agent::new(shared, config).once_until(request, stop);
-        let outcome = progress.show_while(work).await?;
-        Ok((outcome, stopped))
-    })
+) -> Result<Passed, Stop> {
+    let progress = Progress::new(context);
+    shared.events = progress.events(Arc::clone(&shared.events));
+    let mut signals = run::signals()?;
+    let mut stopped = None;
+    let stop = async {
+        stopped = Some(match signals.recv().await {
+            Some(signal::Request::Stop(by)) => by,
+            // Whoever looked at it has gone.
+            Some(signal::Request::Reload) | None => "SIGHUP",
+        });
+    };
+    let work = Agent::new(shared, config).once_until(request, stop);
+    let outcome = progress.show_while(work).await?;
+    Ok((outcome, stopped))
 }
 
 /// Say how a pass ended

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::sync::Arc;
 
-use crate::agent::{Secrets, Shared};
+use crate::agent::{Events, Secrets, Shared};
 use crate::challenge::Solver;
 use crate::cli::{Context, Exit, Stop, selected};
 use crate::config::Config;
@@ -33,8 +33,6 @@ pub(crate) fn refuse_empty(config: &Config) -> Result<(), Stop> {
 /// What the agent's jobs need, for a command that changes something
 pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop> {
     let store = Store::open(config)?;
-    let sockets = context.world.sockets.iter().map(TcpListener::try_clone);
-    let solver = Solver::new(sockets.collect::<Result<_, _>>()?)?;
     let clock = Arc::clone(&context.world.clock);
     let history = Log::new(Box::new(store.history()), Format::Json, Level::Info);
     let (onward, at) = (context.events(), Arc::clone(&clock));
@@ -42,6 +40,14 @@ pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop>
         history.write(at.now(), &event);
         onward(event);
     });
+    shared_with(context, store, events)
+}
+
+/// The same for a store, with nothing written into its history
+pub(crate) fn shared_with(context: &Context, store: Store, events: Events) -> Result<Shared, Stop> {
+    let sockets = context.world.sockets.iter().map(TcpListener::try_clone);
+    let solver = Solver::new(sockets.collect::<Result<_, _>>()?)?;
+    let clock = Arc::clone(&context.world.clock);
     Ok(Shared::new(store, clock, solver, events, secrets(context)))
 }
 

@@ -434,6 +434,18 @@ impl Dir {
         }
     }
 
+    /// Remove an entry with all that is below it
+    pub(super) fn remove_all(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        if let Ok(fd) = fs::openat(&self.fd, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
+            let child = Self::from_fd(fd, self.join(name));
+            for entry in child.names()? {
+                child.remove_all(entry)?;
+            }
+        }
+        self.remove_tree(name)
+    }
+
     pub(super) fn error(
         &self,
         action: &'static str,

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::error::StoreError;
-use super::{ACCOUNTS, Store, ensure_root};
+use super::{Store, ensure_root};
 use crate::name::CertName;
 
 /// A lock that is held until it is dropped, or its process ends in whatever way
@@ -65,7 +65,7 @@ impl Store {
         eab_key_id: Option<&str>,
     ) -> Result<Option<Lock>, StoreError> {
         let id = super::record::account_id(directory, eab_key_id);
-        lock(&self.ensure(&[ACCOUNTS, &id], 0o700)?, LOCK, LockMode::Exclusive)
+        lock(&self.ensure_account_dir(&id)?, LOCK, LockMode::Exclusive)
     }
 }
 

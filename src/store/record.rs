@@ -29,7 +29,7 @@ impl Store {
         eab_key_id: Option<&str>,
         report: &mut dyn FnMut(Event),
     ) -> Result<Option<AccountRecord>, StoreError> {
-        let path = self.0.root.join(ACCOUNTS).join(account_id(directory, eab_key_id));
+        let path = self.0.accounts.join(ACCOUNTS).join(account_id(directory, eab_key_id));
         let Some(dir) = Dir::find(&path)? else { return Ok(None) };
         match read::<AccountRecord>(&dir, ACCOUNT)? {
             Reading::Absent => Ok(None),
@@ -61,9 +61,7 @@ impl Store {
     /// When it cannot be written; what was there before still is.
     pub fn write_account(&self, account: &AccountRecord) -> Result<(), StoreError> {
         let id = account_id(&account.directory, account.eab_key_id.as_deref());
-        let accounts = self.ensure(&[ACCOUNTS], 0o700)?;
-        let dir = accounts.ensure_child(&id, 0o700)?;
-        accounts.sync()?;
+        let dir = self.ensure_account_dir(&id)?;
         write(&dir, ACCOUNT, &AccountRecord { version: VERSION, ..account.clone() })
     }
 

@@ -17,9 +17,11 @@ pub(crate) mod process;
 pub(crate) mod site;
 pub(crate) mod world;
 
+use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -66,6 +68,33 @@ pub(crate) fn wait_until<T>(
         assert!(Instant::now() < deadline, "not within {within:?}: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// What is at a path: its mode, whose it is, its inode, when it was last written, and what it holds
+pub(crate) type Entry = (u32, (u32, u32), u64, i64, Vec<u8>);
+
+/// Everything below a directory that is no directory, as it is to the last byte
+pub(crate) fn tree(folder: &Path) -> BTreeMap<PathBuf, Entry> {
+    let mut all = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = std::fs::symlink_metadata(&path).unwrap();
+            if metadata.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let content = match std::fs::read_link(&path) {
+                Ok(text) => text.into_os_string().into_encoded_bytes(),
+                Err(_) => std::fs::read(&path).unwrap(),
+            };
+            let owner = (metadata.uid(), metadata.gid());
+            let written = metadata.mtime() * 1_000_000_000 + metadata.mtime_nsec();
+            all.insert(path, (metadata.mode(), owner, metadata.ino(), written, content));
+        }
+    }
+    all
 }
 
 /// Where a program is that the tests need
