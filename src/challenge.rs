@@ -82,6 +82,29 @@ impl Solver {
         }
     }
 
+    /// Say whether a challenge could be shown, without showing one
+    ///
+    /// For the time before an order: a port that is taken or closed to this user, or a webroot
+    /// that cannot be written, is found before the CA is asked. What is given is a doubt that only
+    /// somebody with more rights can resolve.
+    ///
+    /// # Errors
+    /// As [`Solver::publish`].
+    pub async fn trial(&self, method: &Http01) -> Result<Option<External>, Failure> {
+        match method {
+            Http01::Listen(_) if self.0.listeners.has_passed() => Ok(None),
+            Http01::Listen(address) => {
+                let address = *address;
+                off_the_loop(move || port::trial(address)).await?
+            }
+            Http01::Webroot(webroot) => {
+                let (webroot, directories) = (webroot.clone(), Arc::clone(&self.0.directories));
+                let tried = off_the_loop(move || webroot::trial(webroot, directories));
+                tried.await?.map(|()| None)
+            }
+        }
+    }
+
     /// Where it listens at this moment
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.0.listeners.addresses()

@@ -30,6 +30,7 @@ mod progress;
 mod rehearse;
 mod renew;
 mod revoke;
+mod rights;
 mod rollback;
 mod run;
 mod setup;

@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use certkeep::config::{
     Certificate, ChallengeMethod, Config, Content, Format, Gate, Http01, Keep, KeyType, Layout,
-    Output,
-    Renew, Target,
+    Output, Renew, Target,
 };
 use certkeep::failure::Step;
 use certkeep::name::{CertName, Identifier, IssuerName, TargetName};

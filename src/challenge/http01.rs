@@ -105,6 +105,11 @@ impl Listeners {
         Ok(Answer { listeners: Arc::clone(self), address, token, pending })
     }
 
+    /// Whether somebody else has opened the sockets
+    pub(super) fn has_passed(&self) -> bool {
+        !self.passed.is_empty()
+    }
+
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         let bound = lock(&self.bound);
         let ours = bound.values().filter_map(|bound| bound.listener.local_addr().ok());

@@ -1,5 +1,6 @@
 //! Getting a port, and saying why not.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -9,6 +10,7 @@ use rustix::net::sockopt::{set_ipv6_v6only, set_socket_reuseaddr};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::failure::{Failure, Step};
+use crate::text::External;
 
 /// Listen on an address, on `[::]` for IPv4 too, and on IPv4 alone where there is no IPv6
 pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -34,6 +36,25 @@ fn listen_exactly(address: SocketAddr) -> Result<TcpListener, Errno> {
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Whether it could be had, with a doubt where that cannot be found out
+pub(super) fn trial(address: SocketAddr) -> Result<Option<External>, Failure> {
+    let Err(error) = listen(address) else { return Ok(None) };
+    let holder = match Errno::from_io_error(&error) {
+        Some(Errno::ADDRINUSE) => holder(address.port()),
+        _ => None,
+    };
+    match holder {
+        // For a socket unit; or another certkeep has a challenge pending.
+        Some(Holder::Process { id: 1, .. }) => Ok(None),
+        Some(Holder::Process { name, .. }) if name == "certkeep" => Ok(None),
+        Some(holder @ Holder::Hidden) => Ok(Some(External::new(format!(
+            "port {} is held by {holder}: right if it is systemd's, for a socket unit",
+            address.port()
+        )))),
+        _ => Err(failure(address, &error)),
+    }
 }
 
 /// Why it could not be had, and what to do
@@ -64,7 +85,7 @@ pub(super) fn failure(address: SocketAddr, error: &io::Error) -> Failure {
 }
 
 /// Who listens on a port of this network namespace, as far as we may see
-fn holder(port: u16) -> Option<String> {
+fn holder(port: u16) -> Option<Holder> {
     let mut sockets = Vec::new();
     for table in ["/proc/self/net/tcp", "/proc/self/net/tcp6"] {
         if let Ok(table) = fs::read_to_string(table) {
@@ -84,9 +105,31 @@ fn holder(port: u16) -> Option<String> {
         };
         descriptors.flatten().find(holds)?;
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-        Some(format!("`{}` (process {id})", name.trim_end()))
+        Some(Holder::Process { id, name: name.trim_end().to_owned() })
     });
-    Some(holder.unwrap_or_else(|| "a process that certkeep may not look at".to_owned()))
+    Some(holder.unwrap_or(Holder::Hidden))
+}
+
+/// Who listens on a port
+#[derive(Debug)]
+enum Holder {
+    /// A process that we may not look at
+    Hidden,
+    Process {
+        id: u32,
+        name: String,
+    },
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Hidden => f.write_str("a process that certkeep may not look at"),
+            Self::Process { id, name } => {
+                write!(f, "`{}` (process {id})", External::new(name))
+            }
+        }
+    }
 }
 
 /// The inode of the socket in a line of `/proc/net/tcp`, if it listens on that port

@@ -48,6 +48,17 @@ pub(super) fn place(
     }
 }
 
+/// Say whether a challenge could be put below a webroot, which is left as it was
+pub(super) fn trial(webroot: PathBuf, made: Arc<Directories>) -> Result<(), Failure> {
+    let tried = directory(&webroot, &made).and_then(|directory| {
+        // What has no name is seen by nobody.
+        let written = beneath::unnamed(directory.as_fd(), b"");
+        written.map(drop).map_err(|error| Trouble::Io("write the challenge", error))
+    });
+    leave(&webroot, &made);
+    tried.map_err(|trouble| trouble.explain(&webroot))
+}
+
 /// Remove what a crash left, if it is still the very file that the record names
 ///
 /// Directories stay: whose they are is not known after a crash.
@@ -91,7 +102,7 @@ impl Placed {
 
     fn put(&mut self, path: &Path, content: &[u8], journal: &dyn Journal) -> Result<(), Trouble> {
         let writing = |error| Trouble::Io("write the challenge", error);
-        let directory = self.directory()?;
+        let directory = directory(&self.webroot, &self.made)?;
         if let Some(file) = beneath::unnamed(directory.as_fd(), content).map_err(writing)? {
             self.record(path, Some(inode(&file).map_err(writing)?), journal)?;
             let source = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -151,63 +162,16 @@ impl Placed {
         Ok(())
     }
 
-    /// The directory of the challenges, made where it is missing
-    fn directory(&self) -> Result<OwnedFd, Trouble> {
-        // Held throughout, so that nobody finds a directory of ours before its mode is right.
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut directory = beneath::open(&self.webroot).map_err(Trouble::Webroot)?;
-        let owner = fstat(&directory).map_err(Trouble::Webroot)?.st_uid;
-        let mut path = self.webroot.clone();
-        for name in DIRECTORIES {
-            path.push(name);
-            directory = match beneath::enter(directory.as_fd(), name, OFlags::PATH) {
-                Ok(found) => found,
-                Err(Errno::NOENT) => {
-                    let new = beneath::make(directory.as_fd(), name)
-                        .map_err(|error| Trouble::Io("make a directory", error))?;
-                    made.insert(path.clone());
-                    new
-                }
-                Err(Errno::LOOP | Errno::NOTDIR) => return Err(Trouble::NotADirectory(path)),
-                Err(error) => return Err(Trouble::Io("enter a directory", error)),
-            };
-            let user = fstat(&directory).map_err(Trouble::Webroot)?.st_uid;
-            if ![0, owner, geteuid().as_raw()].contains(&user) {
-                return Err(Trouble::Owner(path, user));
-            }
-        }
-        Ok(directory)
-    }
-
     fn end(&mut self) -> io::Result<()> {
         if let Some(inode) = self.inode {
             remove(&self.webroot, &self.token, inode)?;
             self.inode = None;
         }
         self.file = None;
-        self.leave();
+        leave(&self.webroot, &self.made);
         match self.entry.take() {
             Some(entry) => entry.forget(),
             None => Ok(()),
-        }
-    }
-
-    /// Remove the directories that we made, as far as they are empty
-    fn leave(&self) {
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        for depth in (0..DIRECTORIES.len()).rev() {
-            let (parents, name) = (&DIRECTORIES[..depth], DIRECTORIES[depth]);
-            let mut path = self.webroot.clone();
-            path.extend(&DIRECTORIES[..=depth]);
-            if !made.contains(&path) {
-                continue;
-            }
-            let removed = beneath::descend(&self.webroot, parents)
-                .and_then(|parent| unlinkat(&parent, name, AtFlags::REMOVEDIR));
-            match removed {
-                Ok(()) | Err(Errno::NOENT) => made.remove(&path),
-                Err(_) => return,
-            };
         }
     }
 }
@@ -216,6 +180,53 @@ impl Drop for Placed {
     fn drop(&mut self) {
         // Nobody is left to tell; the record stays for the next sweep.
         self.end().ok();
+    }
+}
+
+/// The directory of the challenges, made where it is missing
+fn directory(webroot: &Path, made: &Directories) -> Result<OwnedFd, Trouble> {
+    // Held throughout, so that nobody finds a directory of ours before its mode is right.
+    let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut directory = beneath::open(webroot).map_err(Trouble::Webroot)?;
+    let owner = fstat(&directory).map_err(Trouble::Webroot)?.st_uid;
+    let mut path = webroot.to_owned();
+    for name in DIRECTORIES {
+        path.push(name);
+        directory = match beneath::enter(directory.as_fd(), name, OFlags::PATH) {
+            Ok(found) => found,
+            Err(Errno::NOENT) => {
+                let new = beneath::make(directory.as_fd(), name)
+                    .map_err(|error| Trouble::Io("make a directory", error))?;
+                made.insert(path.clone());
+                new
+            }
+            Err(Errno::LOOP | Errno::NOTDIR) => return Err(Trouble::NotADirectory(path)),
+            Err(error) => return Err(Trouble::Io("enter a directory", error)),
+        };
+        let user = fstat(&directory).map_err(Trouble::Webroot)?.st_uid;
+        if ![0, owner, geteuid().as_raw()].contains(&user) {
+            return Err(Trouble::Owner(path, user));
+        }
+    }
+    Ok(directory)
+}
+
+/// Remove the directories that we made, as far as they are empty
+fn leave(webroot: &Path, made: &Directories) {
+    let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
+    for depth in (0..DIRECTORIES.len()).rev() {
+        let (parents, name) = (&DIRECTORIES[..depth], DIRECTORIES[depth]);
+        let mut path = webroot.to_owned();
+        path.extend(&DIRECTORIES[..=depth]);
+        if !made.contains(&path) {
+            continue;
+        }
+        let removed = beneath::descend(webroot, parents)
+            .and_then(|parent| unlinkat(&parent, name, AtFlags::REMOVEDIR));
+        match removed {
+            Ok(()) | Err(Errno::NOENT) => made.remove(&path),
+            Err(_) => return,
+        };
     }
 }
 

@@ -1,11 +1,13 @@
 //! `certkeep check`: everything that would make a renewal fail, found before it does.
 
+use std::collections::HashSet;
+
 use clap::Args;
 
 use crate::agent::{Shared, account_id};
 use crate::cli::finding::{self, Finding};
-use crate::cli::{Context, Exit, Stop, setup};
-use crate::config::{Certificate, Config, Issuer};
+use crate::cli::{Context, Exit, Stop, rights, setup};
+use crate::config::{Certificate, ChallengeMethod, Config, Issuer};
 use crate::deploy;
 use crate::failure::{Failure, Step};
 use crate::store::Store;
@@ -33,8 +35,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     for certificate in config.certificates.values() {
         targets(&mut findings, store.as_ref(), certificate);
     }
+    let runtime = setup::runtime()?;
+    runtime.block_on(challenges(&mut findings, context, &config))?;
     if store.is_some() && !arguments.offline {
-        setup::runtime()?.block_on(async {
+        runtime.block_on(async {
             let shared = setup::shared(context, &config)?;
             let _at_work = shared.at_work().await?;
             for issuer in config.issuers.values() {
@@ -56,6 +60,9 @@ fn targets(findings: &mut Vec<Finding>, store: Option<&Store>, certificate: &Cer
         if let Err(failure) = deploy::preflight(target) {
             findings.push(Finding::error(format!("{about}.deploy"), &failure));
         }
+        let reload = target.reload.as_ref();
+        let about_reload = format!("{about}.deploy.reload");
+        findings.extend(reload.and_then(|reload| rights::reload(&about_reload, reload)));
         if target.verify.is_empty() {
             let proposed = certificate.identifiers.first().map(|name| format!("{name}:443"));
             findings.push(Finding::info(
@@ -67,6 +74,29 @@ fn targets(findings: &mut Vec<Finding>, store: Option<&Store>, certificate: &Cer
             ));
         }
     }
+}
+
+/// Try out each way of answering the CA, once
+async fn challenges(
+    findings: &mut Vec<Finding>,
+    context: &Context,
+    config: &Config,
+) -> Result<(), Stop> {
+    let solver = setup::solver(context)?;
+    let mut tried = HashSet::new();
+    for certificate in config.certificates.values() {
+        let ChallengeMethod::Http01(method) = &certificate.challenge;
+        if !tried.insert(method) {
+            continue;
+        }
+        let about = format!("certificates.{}.challenge", certificate.name);
+        match solver.trial(method).await {
+            Ok(None) => {}
+            Ok(Some(doubt)) => findings.push(Finding::info(about, doubt.to_string())),
+            Err(failure) => findings.push(Finding::error(about, &failure)),
+        }
+    }
+    Ok(())
 }
 
 /// Reach the CA's directory without registering anything

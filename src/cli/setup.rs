@@ -45,8 +45,7 @@ pub(crate) fn shared(context: &Context, config: &Config) -> Result<Shared, Stop>
 
 /// The same for a store, with nothing written into its history
 pub(crate) fn shared_with(context: &Context, store: Store, events: Events) -> Result<Shared, Stop> {
-    let sockets = context.world.sockets.iter().map(TcpListener::try_clone);
-    let solver = Solver::new(sockets.collect::<Result<_, _>>()?)?;
+    let solver = solver(context)?;
     let clock = Arc::clone(&context.world.clock);
     Ok(Shared::new(store, clock, solver, events, secrets(context)))
 }
@@ -54,6 +53,12 @@ pub(crate) fn shared_with(context: &Context, store: Store, events: Events) -> Re
 /// Secrets, read with the environment of this process
 pub(crate) fn secrets(context: &Context) -> Secrets {
     Secrets::new(Arc::clone(&context.world.variables))
+}
+
+/// Who answers http-01; made within a runtime
+pub(crate) fn solver(context: &Context) -> Result<Solver, Stop> {
+    let sockets = context.world.sockets.iter().map(TcpListener::try_clone);
+    Ok(Solver::new(sockets.collect::<Result<_, _>>()?)?)
 }
 
 /// One thread for the loop and its network, a few for the disk

@@ -316,3 +316,17 @@ fn a_swapped_symlink_never_wins_the_race() {
         assert!(placed > 0 && refused > 0, "no race: {placed} placed, {refused} refused");
     }
 }
+
+#[test]
+fn a_trial_leaves_a_webroot_as_it_was_and_names_one_that_is_not_there() {
+    let webroot = TempDir::new().unwrap();
+    let path = webroot.path().to_owned();
+    trial(path.clone(), Arc::default()).unwrap();
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    let made = challenges(&path);
+    fs::create_dir_all(&made).unwrap();
+    trial(path.clone(), Arc::default()).unwrap();
+    assert!(made.is_dir() && fs::read_dir(&made).unwrap().count() == 0);
+    let failure = trial(path.join("none"), Arc::default()).unwrap_err();
+    assert!(matches!(failure.class, FailureClass::NeedsOperator { .. }), "{failure}");
+}

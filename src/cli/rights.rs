@@ -1,0 +1,97 @@
+//! What this user may not do to servers: found by `check`, before a reload needs it.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, geteuid, test_kill_process};
+
+use crate::cli::finding::Finding;
+use crate::config::{Process, Reload};
+
+/// Whether a server can be reloaded, without reloading it; a command is for `deploy::preflight`
+pub(crate) fn reload(about: &str, reload: &Reload) -> Option<Finding> {
+    match reload {
+        Reload::Signal { process: Process::PidFile(path), .. } => in_file(about, path),
+        Reload::Signal { process: Process::Name(name), .. } => called(about, name),
+        Reload::Systemd { unit, .. } => unit_of(about, unit),
+        _ => None,
+    }
+}
+
+fn in_file(about: &str, path: &Path) -> Option<Finding> {
+    let pid = std::fs::read_to_string(path).ok().and_then(|text| {
+        let number = text.lines().next()?.trim().parse().ok()?;
+        Pid::from_raw(number)
+    });
+    match pid {
+        Some(pid) => signalled(about, pid),
+        None => {
+            Some(Finding::info(about, unknown(&format!("{} names no process", path.display()))))
+        }
+    }
+}
+
+fn called(about: &str, name: &str) -> Option<Finding> {
+    let processes = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|process| {
+        let number = process.file_name().to_str()?.parse().ok()?;
+        let comm = std::fs::read(process.path().join("comm")).ok()?;
+        let called =
+            comm.trim_ascii_end() == name.as_bytes().get(..COMM).unwrap_or(name.as_bytes());
+        Pid::from_raw(number).filter(|_| called)
+    });
+    match pids.next() {
+        Some(pid) => signalled(about, pid),
+        None => {
+            let name = name.escape_debug();
+            Some(Finding::info(about, unknown(&format!("no process called `{name}` runs"))))
+        }
+    }
+}
+
+fn unknown(why: &str) -> String {
+    format!("{why} now, so whether it may be signalled is not known")
+}
+
+/// Whether we may send a process a signal
+fn signalled(about: &str, pid: Pid) -> Option<Finding> {
+    if test_kill_process(pid) != Err(Errno::PERM) {
+        return None;
+    }
+    let number = pid.as_raw_nonzero();
+    let owner = std::fs::metadata(format!("/proc/{number}")).ok();
+    let owner = owner.map_or_else(|| "another user".to_owned(), |it| format!("user {}", it.uid()));
+    let us = geteuid().as_raw();
+    Some(Finding::wrong(
+        about,
+        format!("process {number} belongs to {owner}, and user {us} may not signal it"),
+        ELSEWHERE,
+    ))
+}
+
+/// Whether systemd takes a wish for a reload from us
+fn unit_of(about: &str, unit: &str) -> Option<Finding> {
+    if geteuid().is_root() {
+        return None;
+    }
+    let us = geteuid().as_raw();
+    // Without it systemd takes wishes from root alone.
+    if !Path::new(POLKIT).exists() {
+        let message = format!("user {us} may not reload {unit}: there is no polkit to allow it");
+        return Some(Finding::wrong(about, message, ELSEWHERE));
+    }
+    let message = format!(
+        "user {us} may reload {unit} only if a rule of polkit allows it; \
+         `certkeep deploy --test` tries it"
+    );
+    Some(Finding::info(about, message))
+}
+
+const ELSEWHERE: &str = "run certkeep as root, or let the reload touch a file that a path unit of \
+                         systemd waits for, as systemd/README.md shows";
+
+const POLKIT: &str = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service";
+
+/// No process shows a longer name
+const COMM: usize = 15;
