@@ -13,7 +13,10 @@ use crate::config::{Process, Reload};
 pub(crate) fn reload(about: &str, reload: &Reload) -> Option<Finding> {
     match reload {
         Reload::Signal { process: Process::PidFile(path), .. } => in_file(about, path),
-        Reload::Signal { process: Process::Name(name), .. } => called(about, name),
+        // Which of several it is, only the reload finds out.
+        Reload::Signal { process: Process::Name { name, user: None, cgroup: None }, .. } => {
+            called(about, name)
+        }
         Reload::Systemd { unit, .. } => unit_of(about, unit),
         _ => None,
     }

@@ -70,7 +70,8 @@ impl Store {
     /// The same store, which reads the passwords of outputs like this
     #[must_use]
     pub fn with_passwords(self, passwords: Passwords) -> Self {
-        let (root, access, deploys) = (self.0.root.clone(), self.0.access, Mutex::default());
-        Self(Arc::new(super::Inner { root, access, deploys, passwords }))
+        let (root, accounts) = (self.0.root.clone(), self.0.accounts.clone());
+        let (access, deploys) = (self.0.access, Mutex::default());
+        Self(Arc::new(super::Inner { root, accounts, access, deploys, passwords }))
     }
 }

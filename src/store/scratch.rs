@@ -40,7 +40,9 @@ impl Store {
     pub fn rehearsal(&self, config: &Config) -> Result<Self, StoreError> {
         let own = Self::open(config)?;
         let (root, accounts) = (own.0.root.clone(), self.0.accounts.clone());
-        let inner = Inner { root, accounts, access: Access::ReadWrite, deploys: Mutex::default() };
+        let passwords = self.0.passwords.clone();
+        let (access, deploys) = (Access::ReadWrite, Mutex::default());
+        let inner = Inner { root, accounts, access, deploys, passwords };
         Ok(Self(Arc::new(inner)))
     }
 

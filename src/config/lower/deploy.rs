@@ -7,9 +7,7 @@ use std::time::Duration;
 use crate::config::fault::{At, Faults, Refused};
 use crate::config::lower::reload::{self, reload};
 use crate::config::lower::{Context, path, span, whole};
-use crate::config::raw::{
-    ArgvOr, RawDeploy, RawEndpoint, RawHook, Text, TextOr, TextOrNumber,
-};
+use crate::config::raw::{ArgvOr, RawDeploy, RawEndpoint, RawHook, Text, TextOr, TextOrNumber};
 use crate::config::{Address, Endpoint, Hook, Reload};
 use crate::name::Identifier;
 
