@@ -189,7 +189,7 @@ impl Commit {
                     files.insert(place.entry.clone(), held.clone());
                 }
             }
-            let name = self.build(0, mode, files.iter().map(File::held))?;
+            let name = self.build(PRESENT, mode, files.iter().map(File::held))?;
             self.steps.push(Step::Switch(name));
         }
         for (place, _) in strangers {
@@ -238,7 +238,10 @@ impl Commit {
         let name = format!("..{number:06}-{:016x}", random());
         let dir = self.atomic.new_child(&name)?;
         for File { entry, parts, attributes, labels } in files {
-            dir.create(entry, &parts, attributes, labels)?;
+            match number {
+                PRESENT => dir.create_again(entry, &parts, attributes, labels)?,
+                _ => dir.create(entry, &parts, attributes, labels)?,
+            }
         }
         dir.set_mode(mode)?;
         dir.sync()?;
@@ -277,7 +280,7 @@ impl Commit {
             Step::Switch(name) => self.atomic.replace_by_link(DATA, &self.tag, name.as_ref()),
             Step::Link { place, name, text } => self.place(place)?.link(name, &self.tag, text),
             Step::File { place, name, content: Held { bytes, attributes, labels } } => {
-                self.place(place)?.replace(name, &self.tag, &[bytes], *attributes, labels)
+                self.place(place)?.replace_again(name, &self.tag, &[bytes], *attributes, labels)
             }
             Step::Unlink { place, name } => {
                 let dir = self.place(place)?;
@@ -395,7 +398,7 @@ pub(super) fn restore(
         });
     }
     let mode = if matches!(target.layout, Layout::Dir(_)) { 0o755 } else { 0o711 };
-    match commit.build(0, mode, files.iter().map(File::held)) {
+    match commit.build(PRESENT, mode, files.iter().map(File::held)) {
         Ok(name) => commit.steps.push(Step::Switch(name)),
         Err(error) => {
             commit.sweep();
@@ -405,6 +408,9 @@ pub(super) fn restore(
     commit.steps.append(&mut last);
     commit.run()
 }
+
+/// In place of a generation's number, for what was there without one
+const PRESENT: u32 = 0;
 
 #[cfg(test)]
 mod tests;

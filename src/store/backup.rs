@@ -37,12 +37,15 @@ pub struct Exposed {
     pub foreign: Vec<PathBuf>,
 }
 
+/// The name of an account's directory, and what is in it
+type KeptAccount = (String, Result<AccountRecord, StoreError>);
+
 impl Store {
     /// The name of each directory of accounts, with the account or why it is of no use
     ///
     /// # Errors
     /// When the directory of all accounts cannot be read.
-    pub fn accounts(&self) -> Result<Vec<(String, Result<AccountRecord, StoreError>)>, StoreError> {
+    pub fn accounts(&self) -> Result<Vec<KeptAccount>, StoreError> {
         let Some(all) = Dir::find(&self.0.root.join(ACCOUNTS))? else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for name in sorted(&all)? {

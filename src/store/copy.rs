@@ -64,9 +64,7 @@ pub(super) fn restore(
         let original = originals.iter().find(|o| o.path == place.output.path)?;
         let new = match &original.was {
             Was::Absent => New::Nothing,
-            Was::File(Held { bytes, attributes, labels }) => {
-                New::File(vec![bytes], *attributes, labels.clone())
-            }
+            Was::File(held) => New::Again(held),
             Was::Link { text, .. } => New::Link(text.as_ref()),
         };
         Some(Change { directory: place.directory, name: place.name, new })
@@ -82,6 +80,8 @@ struct Change<'a> {
 }
 
 enum New<'a> {
+    /// What was there before, of whoever it was
+    Again(&'a Held),
     File(Vec<&'a [u8]>, Attributes, Labels),
     Link(&'a OsStr),
     Nothing,
@@ -172,6 +172,7 @@ fn stage(
         previous: None,
         owner: match change.new {
             New::File(_, attributes, _) => attributes.uid,
+            New::Again(held) => held.attributes.uid,
             New::Link(_) | New::Nothing => 0,
         },
     };
@@ -180,6 +181,10 @@ fn stage(
         New::File(parts, attributes, labels) => {
             entry.digest = Some(pair::digest(&parts.concat()));
             dir.create(&temporary, parts, *attributes, labels)
+        }
+        New::Again(held) => {
+            entry.digest = Some(pair::digest(&held.bytes));
+            dir.create_again(&temporary, &[&held.bytes], held.attributes, &held.labels)
         }
         New::Link(text) => {
             use std::os::unix::ffi::OsStrExt as _;
@@ -207,7 +212,7 @@ fn keep(dir: &Dir, tag: &str, name: &OsStr) -> Result<Option<String>, StoreError
             match walk::look(dir, name)? {
                 walk::Present::Absent => Ok(None),
                 walk::Present::File(Held { bytes, attributes, labels }) => {
-                    dir.create(&temporary, &[&bytes], attributes, &labels)?;
+                    dir.create_again(&temporary, &[&bytes], attributes, &labels)?;
                     Ok(Some(temporary))
                 }
                 walk::Present::Link { text, .. } => {

@@ -37,6 +37,13 @@ impl Attributes {
         Self { mode: 0o600, uid, gid }
     }
 
+    /// What comes nearest to this where nothing can be given to its owner, and is never wider:
+    /// of ours and in its group, or else closed to the group
+    fn nearest(self) -> [Self; 2] {
+        let (uid, gid) = ourselves();
+        [Self { uid, ..self }, Self { uid, gid, mode: self.mode & !0o070 }]
+    }
+
     pub(super) fn of(stat: &Stat) -> Self {
         Self { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid }
     }
@@ -87,8 +94,9 @@ impl Dir {
     pub(super) fn ensure_child(&self, name: &str, mode: u32) -> Result<Self, StoreError> {
         match self.child(name)? {
             Some(child) => Ok(child),
-            None => match self.new_child(name) {
+            None => match self.new_child_with(name, mode) {
                 Ok(child) => {
+                    // The umask may have taken something away.
                     child.set_mode(mode)?;
                     self.sync()?;
                     Ok(child)
@@ -101,7 +109,11 @@ impl Dir {
 
     /// Make a directory within, private until its mode is set
     pub(super) fn new_child(&self, name: &str) -> Result<Self, StoreError> {
-        fs::mkdirat(&self.fd, name, Mode::RWXU)
+        self.new_child_with(name, 0o700)
+    }
+
+    fn new_child_with(&self, name: &str, mode: u32) -> Result<Self, StoreError> {
+        fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
             .map_err(|errno| self.error("create", name, errno))?;
         self.child(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))
     }
@@ -112,9 +124,19 @@ impl Dir {
             .map_err(|errno| StoreError::system("look at", &self.path, errno))
     }
 
+    /// Set the permission bits; a directory that hands its group on goes on doing so
     pub(super) fn set_mode(&self, mode: u32) -> Result<(), StoreError> {
-        fs::fchmod(&self.fd, Mode::from_raw_mode(mode))
-            .map_err(|errno| StoreError::system("set the mode of", &self.path, errno))
+        let present = self.attributes()?.mode;
+        if present & 0o777 == mode & 0o777 {
+            return Ok(());
+        }
+        let set = |mode| fs::fchmod(&self.fd, Mode::from_raw_mode(mode));
+        let done = match set(mode | (present & SETGID)) {
+            // A sandbox may forbid the bit: RestrictSUIDSGID= of systemd.
+            Err(Errno::PERM) if present & SETGID != 0 => set(mode),
+            done => done,
+        };
+        done.map_err(|errno| StoreError::system("set the mode of", &self.path, errno))
     }
 
     /// Make what was changed here survive a power cut
@@ -286,6 +308,25 @@ impl Dir {
         written
     }
 
+    /// As [`Dir::create`], for what somebody else may have owned: as near to it as we may come
+    pub(super) fn create_again(
+        &self,
+        name: impl AsRef<OsStr>,
+        parts: &[&[u8]],
+        attributes: Attributes,
+        labels: &Labels,
+    ) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        let mut done = self.create(name, parts, attributes, labels);
+        for nearest in attributes.nearest() {
+            if !done.as_ref().is_err_and(StoreError::is_about_the_owner) {
+                break;
+            }
+            done = self.create(name, parts, nearest, labels);
+        }
+        done
+    }
+
     fn fill(
         &self,
         name: &OsStr,
@@ -321,6 +362,21 @@ impl Dir {
     ) -> Result<(), StoreError> {
         let temporary = temporary_name(tag);
         self.create(&temporary, parts, attributes, labels)?;
+        self.rename_or_drop(&temporary, name.as_ref())?;
+        self.sync()
+    }
+
+    /// As [`Dir::replace`], for what somebody else may have owned: as near to it as we may come
+    pub(super) fn replace_again(
+        &self,
+        name: impl AsRef<OsStr>,
+        tag: &str,
+        parts: &[&[u8]],
+        attributes: Attributes,
+        labels: &Labels,
+    ) -> Result<(), StoreError> {
+        let temporary = temporary_name(tag);
+        self.create_again(&temporary, parts, attributes, labels)?;
         self.rename_or_drop(&temporary, name.as_ref())?;
         self.sync()
     }
@@ -539,6 +595,9 @@ pub(super) fn random() -> u64 {
 pub(super) const DATA: &str = "..data";
 
 const TEMPORARY: &str = ".certkeep-";
+
+/// Of a directory: what is made in it gets its group
+pub(super) const SETGID: u32 = 0o2000;
 
 const READ_LABELS: &str = "read the ACL and label of";
 

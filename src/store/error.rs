@@ -64,6 +64,12 @@ impl StoreError {
         }
     }
 
+    /// Whether a file could not be given to its owner or group
+    pub(super) fn is_about_the_owner(&self) -> bool {
+        let Fault::System { action: SET_OWNER, errno } = self.fault else { return false };
+        matches!(errno, Errno::PERM | Errno::INVAL)
+    }
+
     /// The file or directory it is about
     pub fn path(&self) -> &Path {
         &self.path

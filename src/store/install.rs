@@ -13,7 +13,7 @@ use super::observe::{File, Verdict, verdict};
 use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::render::{Bytes, render};
-use super::{Store, atomic, copy, walk};
+use super::{Store, atomic, copy, owner, walk};
 use crate::cert::Fingerprint;
 use crate::config::{Certificate, Format, Layout, Output, Target};
 use crate::record::Generation;
@@ -224,7 +224,7 @@ impl Store {
         Ok(true)
     }
 
-    /// Where each output of a target goes, without a look at the disk
+    /// Where each output of a target goes, with no more than a look at its directory's group
     pub(super) fn place<'a>(
         &self,
         certificate: &Certificate,
@@ -233,8 +233,15 @@ impl Store {
     ) -> Result<Vec<Placed<'a>>, StoreError> {
         let atomic = self.atomic_path(&certificate.name, target);
         let mut placed: Vec<Placed<'a>> = Vec::with_capacity(target.outputs.len());
+        let mut groups = BTreeMap::new();
         for output in &target.outputs {
-            let place = place(target, atomic.as_deref(), output, owners.attributes(output)?)?;
+            let directory = output.path.parent().filter(|_| output.group.is_none());
+            let group = directory.and_then(|directory| {
+                let known = groups.entry(directory);
+                *known.or_insert_with(|| owner::handed_on(&target.layout, directory))
+            });
+            let attributes = owners.attributes(output, group)?;
+            let place = place(target, atomic.as_deref(), output, attributes)?;
             if placed.iter().any(|other| other.entry == place.entry) {
                 return Err(StoreError::refused(
                     &output.path,

@@ -1,13 +1,14 @@
 //! User and group names as numbers.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::dir::{Attributes, ourselves};
+use super::dir::{Attributes, SETGID, ourselves};
 use super::error::StoreError;
-use crate::config::Output;
+use crate::config::{Layout, Output};
 
 /// Looks up users and groups, each name once
 ///
@@ -60,11 +61,15 @@ impl Owners {
         Self { unnamed, known: Mutex::default() }
     }
 
-    /// The mode and ownership that an output is to have
+    /// The mode and ownership that an output is to have, with the group that its directory hands on
     ///
     /// # Errors
     /// When there is no such user or group.
-    pub(super) fn attributes(&self, output: &Output) -> Result<Attributes, StoreError> {
+    pub(super) fn attributes(
+        &self,
+        output: &Output,
+        handed_on: Option<u32>,
+    ) -> Result<Attributes, StoreError> {
         let (uid, gid) = self.unnamed;
         let id = |database, name: &Option<String>, default| match name {
             Some(name) => self.id(database, name).ok_or_else(|| {
@@ -80,7 +85,7 @@ impl Owners {
         Ok(Attributes {
             mode: output.mode & 0o7777,
             uid: id(Database::Passwd, &output.owner, uid)?,
-            gid: id(Database::Group, &output.group, gid)?,
+            gid: id(Database::Group, &output.group, handed_on.unwrap_or(gid))?,
         })
     }
 
@@ -91,6 +96,27 @@ impl Owners {
         let key = (database, name.to_owned());
         let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         *known.entry(key).or_insert_with(|| in_file(database, name).or_else(|| ask(database, name)))
+    }
+}
+
+/// The group that an output's directory hands on to what is made in it, if it does
+///
+/// A `dir:` that is yet to be made gets it from the directory that it goes into. One that we made
+/// there has it still where a sandbox took the bit from it.
+pub(super) fn handed_on(layout: &Layout, directory: &Path) -> Option<u32> {
+    let look = |path: &Path| {
+        let stat = rustix::fs::stat(path).ok()?;
+        Some((stat.st_gid, stat.st_mode & SETGID != 0))
+    };
+    let group = |path: &Path| look(path).filter(|(_, hands_on)| *hands_on).map(|(gid, _)| gid);
+    let here = look(directory);
+    match (layout, here) {
+        (_, Some((gid, true))) => Some(gid),
+        (Layout::Dir(_), None) => group(directory.parent()?),
+        (Layout::Dir(_), Some((gid, false))) => {
+            group(directory.parent()?).filter(|theirs| *theirs == gid)
+        }
+        (Layout::Copy | Layout::Links, _) => None,
     }
 }
 
@@ -171,7 +197,7 @@ mod tests {
             (Some(""), None, None),
         ];
         for (owner, group, expected) in cases {
-            let found = owners.attributes(&output(owner, group)).map(|a| (a.uid, a.gid)).ok();
+            let found = owners.attributes(&output(owner, group), None).map(|a| (a.uid, a.gid)).ok();
             assert_eq!(found, expected, "{owner:?} {group:?}");
         }
     }

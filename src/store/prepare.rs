@@ -7,7 +7,7 @@ use rustix::fs::{self, Access as Right, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::dir::{Attributes, DATA, Dir, ourselves, set_attributes};
-use super::error::StoreError;
+use super::error::{SET_OWNER, StoreError};
 use super::install::{Placed, common_owner, open_place};
 use super::label::Labels;
 use super::owner::Owners;
@@ -82,7 +82,11 @@ impl Store {
             });
             match dir {
                 Ok((dir, _)) if dir.path() == place.directory => {
-                    let found = walk::check_output(dir, place.name);
+                    // What is there is kept before it is replaced, so it has to be read.
+                    let found = match self.is_read_only() {
+                        true => walk::check_output(dir, place.name),
+                        false => walk::look(dir, place.name).map(drop),
+                    };
                     match found.and_then(|()| dir.labels(place.name)) {
                         Ok(found) => labels = found,
                         Err(error) => note(Err(error)),
@@ -136,7 +140,17 @@ impl Store {
             }
             set_attributes(&fd, *gift)
                 .and_then(|()| labels.give(&fd, gift.mode))
-                .map_err(|(action, errno)| StoreError::system(action, dir.path(), errno))?;
+                .map_err(|(action, errno)| match errno {
+                    Errno::PERM if action == SET_OWNER => StoreError::refused(
+                        dir.path(),
+                        format!(
+                            "needs a file that belongs to {}:{}, which user {uid} cannot make",
+                            gift.uid, gift.gid
+                        ),
+                        "run certkeep as root; or name no `owner`, and a `group` that its user is in",
+                    ),
+                    errno => StoreError::system(action, dir.path(), errno),
+                })?;
         }
         Ok(())
     }

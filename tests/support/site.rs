@@ -1,6 +1,7 @@
 //! A host as certkeep sees it: a configuration, a state directory, places for files; and the
 //! compiled binary at work on it.
 
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -118,6 +119,25 @@ impl Site {
         Invocation { command, within: Duration::from_secs(120) }
     }
 
+    /// The same for another user, who is in these groups and has nothing else
+    ///
+    /// The binary comes along, since the build's directory may be closed to others.
+    pub(crate) fn certkeep_as(&self, user: u32, groups: &[u32], arguments: &[&str]) -> Invocation {
+        let program = self.path().join("certkeep");
+        if !program.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_certkeep"), &program).unwrap();
+        }
+        let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
+        let mut command = self.bare_with(super::program("setpriv"));
+        command.arg(format!("--reuid={user}")).arg(format!("--regid={user}"));
+        match groups.is_empty() {
+            true => command.arg("--clear-groups"),
+            false => command.arg(format!("--groups={}", groups.join(","))),
+        };
+        command.arg(program).arg("--config").arg(self.config()).args(arguments);
+        Invocation { command, within: Duration::from_secs(120) }
+    }
+
     /// `renew`, which must end well
     #[track_caller]
     pub(crate) fn renew(&self) -> Output {
@@ -148,7 +168,11 @@ impl Site {
     }
 
     fn bare(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_certkeep"));
+        self.bare_with(env!("CARGO_BIN_EXE_certkeep"))
+    }
+
+    fn bare_with(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new(program);
         command
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -168,6 +192,17 @@ pub(crate) struct Invocation {
 }
 
 impl Invocation {
+    /// Give it a network of its own, in which nothing is configured
+    pub(crate) fn alone(self) -> Self {
+        let mut command = Command::new(super::program("unshare"));
+        command.args(["--net", "--"]).arg(self.command.get_program());
+        command.args(self.command.get_args()).env_clear();
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap());
+        }
+        Self { command, ..self }
+    }
+
     /// Set a variable of its environment
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
