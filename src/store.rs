@@ -66,7 +66,7 @@ mod scratch;
 mod stamp;
 mod walk;
 
-pub use backup::{Exposed, Records};
+pub use backup::{Exposed, KeptAccount, Records};
 use dir::Dir;
 pub use error::StoreError;
 pub use generation::NewGeneration;

@@ -175,16 +175,16 @@ fn one_target_goes_back_alone() {
 #[test]
 fn a_target_without_an_original_keeps_the_others_from_going_back_to_theirs() {
     let (_ca, site) = calm(TWO);
-    std::fs::create_dir(site.tls().join("mail")).unwrap();
-    Pair::in_dir(&site.tls().join("mail")).placeholder("a.test");
-    let placeholder = read(site.tls().join("mail/fullchain.pem"));
+    std::fs::create_dir(site.tls().join("web")).unwrap();
+    Pair::in_dir(&site.tls().join("web")).placeholder("a.test");
+    let placeholder = read(site.tls().join("web/fullchain.pem"));
     site.renew();
-    let live = leaf(&site, "mail");
+    let live = leaf(&site, "web");
     let said = site.certkeep(&["rollback", "site", "--to", "original"]).exits(2);
-    said.says(&["keeps no original of target `web`"]);
-    assert_eq!(leaf(&site, "mail"), live);
-    site.certkeep(&["rollback", "site", "--to", "original", "--target", "mail"]).succeeds();
-    assert_eq!(read(site.tls().join("mail/fullchain.pem")), placeholder);
+    said.says(&["keeps no original of target `mail`"]);
+    assert_eq!(leaf(&site, "web"), live);
+    site.certkeep(&["rollback", "site", "--to", "original", "--target", "web"]).succeeds();
+    assert_eq!(read(site.tls().join("web/fullchain.pem")), placeholder);
 }
 
 #[test]

@@ -4,8 +4,11 @@
 mod support;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use certkeep::clock::SystemClock;
+use certkeep::dev_ca::{DevCa, Fault, Options, Waiting};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -16,13 +19,13 @@ use support::{Entry, PATIENCE, free_port, tree, wait_until, write};
 /// A CA, the same for tests, and a host that knows both
 fn both() -> (Pebble, Pebble, Site) {
     let (real, staging) = (pebble().start(), pebble().start());
-    let site = known(&real, &staging);
+    let site = at(&real, &staging.directory(), &staging.ca_file());
     (real, staging, site)
 }
 
-fn known(real: &Pebble, staging: &Pebble) -> Site {
-    let (directory, ca_file) = (staging.directory(), staging.ca_file());
-    let more = format!("staging: {{ directory: {directory}, ca_file: {} }}", ca_file.display());
+fn at(real: &Pebble, directory: &str, ca_file: &Path) -> Site {
+    let ca_file = ca_file.display();
+    let more = format!("staging: {{ directory: \"{directory}\", ca_file: {ca_file} }}");
     Site::with_issuer(real, &more)
 }
 
@@ -158,10 +161,17 @@ fn a_ca_without_a_directory_for_tests_is_not_rehearsed() {
     }
 }
 
-#[test]
-fn a_rehearsal_that_is_killed_leaves_nothing_after_the_next_start() {
-    let (real, staging) = (pebble().start(), pebble().validating_within(60).start());
-    let site = known(&real, &staging).answering_by_webroot();
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rehearsal_that_is_killed_leaves_nothing_after_the_next_start() {
+    // A CA that never comes to an end with a validation.
+    let what = Waiting::Authorization;
+    let endless = Fault::StayProcessing { what, times: 9, polls: u32::MAX, retry_after: None };
+    let options = Options { faults: vec![endless], ..Options::default() };
+    let staging = DevCa::start(options, Arc::new(SystemClock)).await.unwrap();
+    let (real, roots) = (pebble().start(), support::folder());
+    let root = roots.path().join("root.pem");
+    write(&root, staging.root_pem());
+    let site = at(&real, staging.directory(), &root).answering_by_webroot();
     site.configure("site: { names: [a.test], dir: TLS/site }");
     let mut rehearsal = site.certkeep(&["renew", "--rehearse"]).spawn();
     let challenges = site.webroot().join(".well-known/acme-challenge");

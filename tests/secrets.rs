@@ -81,7 +81,7 @@ fn nobody_else_may_read_a_secret() {
 }
 
 /// Commands that handle a secret or report on what did
-const COMMANDS: [&[&str]; 10] = [
+const COMMANDS: [&[&str]; 13] = [
     &["check"],
     &["renew"],
     &["renew", "--force"],
@@ -90,6 +90,9 @@ const COMMANDS: [&[&str]; 10] = [
     &["--json", "plan"],
     &["--json", "status"],
     &["deploy", "--test"],
+    &["generations", "site"],
+    &["--json", "generations", "site"],
+    &["verify-backup"],
     &["account", "show"],
     &["--json", "account", "show"],
 ];

@@ -94,6 +94,20 @@ fn a_user_renews_into_directories_that_hand_their_group_on() {
 }
 
 #[test]
+fn a_directory_that_certkeep_makes_hands_the_group_on_under_any_mask() {
+    let (_ca, site) = host("site: { names: [a.test], dir: { path: TLS/site, mode: \"0640\" } }");
+    for _ in 0..2 {
+        member(&site, &["renew", "--force"]).masked().succeeds();
+        assert_eq!(access(&site, "site"), (USER, READERS, 0o2755));
+        assert_eq!(access(&site, "site/privkey.pem"), (USER, READERS, 0o640));
+    }
+    // Where the bit was lost, the files have the group still.
+    mode(&site.tls().join("site"), 0o755);
+    member(&site, &["renew", "--force"]).masked().succeeds();
+    assert_eq!(access(&site, "site/privkey.pem"), (USER, READERS, 0o640));
+}
+
+#[test]
 fn a_user_who_owns_the_directory_need_not_be_in_its_group() {
     let (_ca, site) = host("site: { names: [a.test], dir: { path: TLS/site, mode: \"0640\" } }");
     chown(site.tls(), Some(USER), None).unwrap();

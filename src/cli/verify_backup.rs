@@ -14,7 +14,7 @@ use crate::failure::{Failure, Step};
 use crate::name::CertName;
 use crate::record::{AccountRecord, GenerationMeta, Origin};
 use crate::secret::Secret;
-use crate::store::{Records, Store, StoreError};
+use crate::store::{KeptAccount, Records, Store, StoreError};
 use crate::text::{Count, External};
 
 /// Look whether a state directory, or a copy of it, can renew elsewhere; writes nothing
@@ -170,9 +170,9 @@ impl Review<'_> {
     }
 
     fn accounts(&mut self, store: &Store) -> Result<(), Stop> {
-        for (name, found) in store.accounts()? {
+        for KeptAccount { name, record } in store.accounts()? {
             let about = format!("accounts.{name}");
-            let account = match found {
+            let account = match record {
                 Ok(account) => account,
                 Err(error) => {
                     self.findings.push(damage(&about, &error));

@@ -15,6 +15,15 @@ use super::{ACCOUNTS, CERTIFICATES, PUBLISHED, Store, copy};
 use crate::name::CertName;
 use crate::record::{AccountRecord, Attempts, DeployRecord, OrderRecord};
 
+/// A directory of `accounts`
+#[derive(Debug)]
+pub struct KeptAccount {
+    /// Its name
+    pub name: String,
+    /// The account, or why it is of no use
+    pub record: Result<AccountRecord, StoreError>,
+}
+
 /// The records of one certificate, as they are
 #[derive(Debug)]
 pub struct Records {
@@ -37,11 +46,8 @@ pub struct Exposed {
     pub foreign: Vec<PathBuf>,
 }
 
-/// The name of an account's directory, and what is in it
-type KeptAccount = (String, Result<AccountRecord, StoreError>);
-
 impl Store {
-    /// The name of each directory of accounts, with the account or why it is of no use
+    /// Every account that is kept
     ///
     /// # Errors
     /// When the directory of all accounts cannot be read.
@@ -63,7 +69,7 @@ impl Store {
                 let reason = format!("is of an account that is looked for in `{expected}`");
                 Err(StoreError::damaged(all.join(&name), reason))
             });
-            found.push((name, account));
+            found.push(KeptAccount { name, record: account });
         }
         Ok(found)
     }

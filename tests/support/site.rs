@@ -194,8 +194,18 @@ pub(crate) struct Invocation {
 impl Invocation {
     /// Give it a network of its own, in which nothing is configured
     pub(crate) fn alone(self) -> Self {
-        let mut command = Command::new(super::program("unshare"));
-        command.args(["--net", "--"]).arg(self.command.get_program());
+        self.through(&["unshare", "--net", "--"])
+    }
+
+    /// Let it make nothing that others may read, unless it says so
+    pub(crate) fn masked(self) -> Self {
+        self.through(&["sh", "-c", "umask 077; exec \"$@\"", "sh"])
+    }
+
+    fn through(self, words: &[&str]) -> Self {
+        let (program, arguments) = words.split_first().unwrap();
+        let mut command = Command::new(super::program(program));
+        command.args(arguments).arg(self.command.get_program());
         command.args(self.command.get_args()).env_clear();
         for (name, value) in self.command.get_envs() {
             command.env(name, value.unwrap());
