@@ -4,15 +4,20 @@
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use support::client::Load;
+use support::host::{PASSWORD, invariants};
 use support::nginx::nginx;
 use support::pair::Pair;
 use support::pebble::pebble;
-use support::{PATIENCE, folder, wait_until};
+use support::{PATIENCE, folder, program, wait_until, write};
 
-fn placeholders(folder: &std::path::Path, name: &str) -> Pair {
+fn placeholders(folder: &Path, name: &str) -> Pair {
     std::fs::create_dir_all(folder).unwrap();
     let pair = Pair::in_dir(folder);
     pair.placeholder(name);
@@ -93,4 +98,145 @@ fn openssl_notices_a_key_of_another_certificate() {
     let pair = placeholders(&folder.path().join("one"), "a.test");
     let other = placeholders(&folder.path().join("other"), "a.test");
     Pair { key: other.key, ..pair }.assert_sound();
+}
+
+/// Every kind of content that the checker knows
+const CONTENTS: [&str; 6] = ["fullchain", "key", "combined", "der-cert", "der-key", "pkcs12"];
+
+/// An authority of a root and an intermediate, and what it issued to a target
+struct Issued {
+    folder: tempfile::TempDir,
+    intermediate: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Issued {
+    fn new() -> Self {
+        let authority = |name: &str| {
+            let mut params = CertificateParams::new(Vec::new()).unwrap();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            (params, KeyPair::generate().unwrap())
+        };
+        let folder = folder();
+        let (params, key) = authority("root");
+        let root = CertifiedIssuer::self_signed(params, key).unwrap();
+        write(folder.path().join("root.pem"), root.pem());
+        let (params, key) = authority("intermediate");
+        let intermediate = CertifiedIssuer::signed_by(params, key, &root).unwrap();
+        let issued = Self { folder, intermediate };
+        issued.lay_down(&KeyPair::generate().unwrap());
+        issued
+    }
+
+    fn lay_down(&self, key: &KeyPair) {
+        let leaf = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(key, &self.intermediate).unwrap();
+        let chain = leaf.pem() + &self.intermediate.pem();
+        write(self.path("fullchain"), &chain);
+        write(self.path("key"), key.serialize_pem());
+        write(self.path("combined"), key.serialize_pem() + &chain);
+        for content in ["key", "combined"] {
+            self.close(content, 0o600);
+        }
+        let password = format!("pass:{PASSWORD}");
+        let [fullchain, key] = ["fullchain", "key"].map(|content| self.path(content));
+        for (content, words) in [
+            ("der-cert", &["x509", "-outform", "DER", "-in"][..]),
+            ("der-key", &["pkey", "-outform", "DER", "-in"]),
+            ("pkcs12", &["pkcs12", "-export", "-passout", &password, "-inkey"]),
+        ] {
+            let mut openssl = Command::new(program("openssl"));
+            openssl.args(words);
+            match content {
+                "der-cert" => openssl.arg(&fullchain),
+                "der-key" => openssl.arg(&key),
+                _ => openssl.arg(&key).arg("-in").arg(&fullchain),
+            };
+            let status = openssl.arg("-out").arg(self.path(content)).status().unwrap();
+            assert!(status.success(), "{content}");
+            self.close(content, 0o600);
+        }
+    }
+
+    fn path(&self, content: &str) -> PathBuf {
+        self.folder.path().join(content)
+    }
+
+    fn close(&self, content: &str, mode: u32) {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(self.path(content), mode).unwrap();
+    }
+
+    fn judged(&self, journal: &Path) -> Result<(), String> {
+        let outputs = CONTENTS.map(|content| (content, self.path(content)));
+        invariants(&self.path("root.pem"), journal, &outputs)
+    }
+
+    #[track_caller]
+    fn is_refused(&self, expected: &str) {
+        let judged = self.judged(Path::new(""));
+        assert!(judged.as_ref().is_err_and(|said| said.contains(expected)), "{judged:?}");
+    }
+}
+
+#[test]
+fn the_invariant_checker_notices_a_mixed_pair() {
+    let issued = Issued::new();
+    assert_eq!(issued.judged(Path::new("")), Ok(()));
+    for content in CONTENTS {
+        let old = std::fs::read(issued.path(content)).unwrap();
+        issued.lay_down(&KeyPair::generate().unwrap());
+        write(issued.path(content), old);
+        issued.is_refused("is of another certificate");
+        let journal = issued.path("root.pem");
+        assert_eq!(issued.judged(&journal), Ok(()), "a journal excuses it");
+        issued.lay_down(&KeyPair::generate().unwrap());
+    }
+    let key = KeyPair::generate().unwrap();
+    issued.lay_down(&key);
+    for content in ["combined", "der-cert", "pkcs12"] {
+        let old = std::fs::read(issued.path(content)).unwrap();
+        issued.lay_down(&key);
+        write(issued.path(content), old);
+        issued.is_refused("has another leaf");
+        issued.lay_down(&key);
+    }
+}
+
+#[test]
+fn the_invariant_checker_notices_a_file_that_is_not_whole() {
+    for content in CONTENTS {
+        let issued = Issued::new();
+        let whole = std::fs::read(issued.path(content)).unwrap();
+        let mut cuts = vec![0, whole.len() / 2, whole.len() - 27];
+        // After a whole certificate.
+        if let Some(at) = String::from_utf8_lossy(&whole).find("-----END CERT") {
+            cuts.push(at + "-----END CERTIFICATE-----".len());
+        }
+        for cut in cuts {
+            write(issued.path(content), &whole[..cut]);
+            let journal = issued.path("root.pem");
+            assert!(issued.judged(&journal).is_err(), "{cut} bytes of {content}");
+        }
+        std::fs::remove_file(issued.path(content)).unwrap();
+        issued.is_refused("gives no file");
+    }
+}
+
+#[test]
+fn the_invariant_checker_notices_a_key_that_others_can_read() {
+    for content in ["key", "combined", "der-key", "pkcs12"] {
+        for mode in [0o640, 0o604, 0o602] {
+            let issued = Issued::new();
+            issued.close(content, mode);
+            issued.is_refused("is open to others");
+        }
+    }
+}
+
+#[test]
+fn the_invariant_checker_notices_a_chain_to_nowhere() {
+    let (issued, other) = (Issued::new(), Issued::new());
+    std::fs::copy(other.path("root.pem"), issued.path("root.pem")).unwrap();
+    issued.is_refused("holds no chain to the root");
 }

@@ -8,7 +8,9 @@
 
 pub(crate) mod client;
 pub(crate) mod haproxy;
+pub(crate) mod host;
 pub(crate) mod http;
+pub(crate) mod mounts;
 pub(crate) mod nginx;
 pub(crate) mod pair;
 pub(crate) mod pebble;
@@ -20,6 +22,7 @@ pub(crate) mod world;
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -110,6 +113,12 @@ pub(crate) fn program(name: &str) -> PathBuf {
 /// Cargo's target directory, where `tests/peers` leaves what it fetched
 pub(crate) fn target() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().to_owned()
+}
+
+/// Say something also where the test passes, whose captured output is not shown
+pub(crate) fn tell(line: &str) {
+    let mut out = std::io::stdout().lock();
+    out.write_all(format!("\n{line}\n").as_bytes()).unwrap();
 }
 
 /// Write a file as it is

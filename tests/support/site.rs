@@ -1,7 +1,7 @@
 //! A host as certkeep sees it: a configuration, a state directory, places for files; and the
 //! compiled binary at work on it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -135,6 +135,19 @@ impl Site {
             false => command.arg(format!("--groups={}", groups.join(","))),
         };
         command.arg(program).arg("--config").arg(self.config()).args(arguments);
+        Invocation { command, within: Duration::from_secs(120) }
+    }
+
+    /// The same, run by an instrument: its program, and the words before certkeep's own
+    pub(crate) fn certkeep_under(
+        &self,
+        instrument: impl IntoIterator<Item = impl Into<OsString>>,
+        arguments: &[&str],
+    ) -> Invocation {
+        let mut words = instrument.into_iter().map(Into::into);
+        let mut command = self.bare_with(words.next().unwrap());
+        command.args(words).arg(env!("CARGO_BIN_EXE_certkeep"));
+        command.arg("--config").arg(self.config()).args(arguments);
         Invocation { command, within: Duration::from_secs(120) }
     }
 

@@ -1,0 +1,231 @@
+//! A host whose one certificate goes to several targets in several formats, with a check and a
+//! reload; and what OpenSSL thinks of its files.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::pebble::{Pebble, pebble};
+use super::site::Site;
+use super::{program, read, write};
+
+/// How a target keeps its files; also the name of the target
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// `files:` behind symlinks
+    Links,
+    /// `files:` as regular files
+    Copies,
+    /// `dir:`
+    Folder,
+}
+
+/// What each target has; a `dir:` has its own names for them
+pub(crate) const OUTPUTS: [(&str, &str, &str); 3] = [
+    ("fullchain", "certs/site.pem", "fullchain.pem"),
+    ("key", "keys/site.key", "privkey.pem"),
+    ("combined", "both.pem", "combined.pem"),
+];
+
+impl Layout {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Links => "links",
+            Self::Copies => "copies",
+            Self::Folder => "folder",
+        }
+    }
+}
+
+/// What the reload takes
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loads {
+    Everything,
+    /// What is there now, and nothing else
+    OnlyThese,
+}
+
+/// A host with a certificate that is live, and the CA that issued it
+pub(crate) struct Host {
+    pub(crate) ca: Pebble,
+    pub(crate) site: Site,
+    pub(crate) layouts: &'static [Layout],
+}
+
+impl Host {
+    /// A host whose certificate `site` was renewed so often that the next time an old generation
+    /// goes
+    pub(crate) fn new(layouts: &'static [Layout]) -> Self {
+        let ca = pebble().start();
+        let site = Site::new(&ca);
+        let host = Self { ca, site, layouts };
+        write(host.root(), host.ca.root());
+        host.write_reload(Loads::Everything);
+        host.configure(rustix::process::geteuid().as_raw());
+        host.site.renew();
+        for _ in 0..7 {
+            host.site.certkeep(&["renew", "--force"]).succeeds();
+        }
+        host
+    }
+
+    /// Write the configuration, with this user as the owner of the outputs
+    pub(crate) fn configure(&self, owner: u32) {
+        let mut text = "site:\n  names: [a.test]\n  targets:\n".to_owned();
+        for layout in self.layouts {
+            let name = layout.name();
+            text += &format!(
+                "  - name: {name}\n    deploy:\n      check: [{}, x509, -noout, -in, {}]\n      \
+                 reload: [{}]\n",
+                program("openssl").display(),
+                self.outputs(self.layouts[0])[0].1.display(),
+                self.reload().display()
+            );
+            let owner = format!("owner: \"{owner}\"");
+            if *layout == Layout::Folder {
+                let contents = OUTPUTS.map(|(content, ..)| content).join(", ");
+                text +=
+                    &format!("    dir: {{ path: TLS/{name}, contents: [{contents}], {owner} }}\n");
+                continue;
+            }
+            text += &format!("    copy: {}\n    files:\n", *layout == Layout::Copies);
+            for (content, path) in self.outputs(*layout) {
+                std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+                let path = path.display();
+                text += &format!("    - {{ path: {path}, content: {content}, {owner} }}\n");
+            }
+        }
+        self.site.configure(&text);
+    }
+
+    /// The outputs of a target, each with its content
+    pub(crate) fn outputs(&self, layout: Layout) -> [(&'static str, PathBuf); 3] {
+        let folder = self.site.tls().join(layout.name());
+        OUTPUTS.map(|(content, file, in_folder)| {
+            (content, folder.join(if layout == Layout::Folder { in_folder } else { file }))
+        })
+    }
+
+    /// The journal of a target of regular files
+    pub(crate) fn journal(&self, layout: Layout) -> PathBuf {
+        self.site.state().join(format!("certificates/site/journal-{}.json", layout.name()))
+    }
+
+    /// A file with the CA's root
+    pub(crate) fn root(&self) -> PathBuf {
+        self.site.path().join("root.pem")
+    }
+
+    pub(crate) fn reload(&self) -> PathBuf {
+        self.site.path().join("reload")
+    }
+
+    /// A reload that notes what a server loads
+    pub(crate) fn write_reload(&self, loads: Loads) {
+        let refusal = match loads {
+            Loads::Everything => String::new(),
+            Loads::OnlyThese => format!("[ \"$seen\" = '{}' ]\n", self.seen()),
+        };
+        let script = format!(
+            "#!/bin/sh\nset -e\nseen=$(cat {} | sha256sum)\n{refusal}echo \"$seen\" >>{}\n",
+            self.all_outputs().join(" "),
+            self.site.path().join("reloads").display()
+        );
+        write(self.reload(), script);
+        std::fs::set_permissions(self.reload(), PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    /// What the reload sees now
+    fn seen(&self) -> String {
+        let output = Command::new("sh")
+            .args(["-c", "cat \"$@\" | sha256sum", "sh"])
+            .args(self.all_outputs())
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+
+    /// Put regular files in place of whatever the paths lead through
+    pub(crate) fn flatten(&self) {
+        for path in self.all_outputs() {
+            let (text, mode) = (read(&path), std::fs::metadata(&path).unwrap().permissions());
+            std::fs::remove_file(&path).unwrap();
+            write(&path, text);
+            std::fs::set_permissions(&path, mode).unwrap();
+        }
+    }
+
+    fn all_outputs(&self) -> Vec<String> {
+        let all = self.layouts.iter().flat_map(|layout| self.outputs(*layout));
+        all.map(|(_, path)| path.display().to_string()).collect()
+    }
+
+    /// Fail unless the last reload was on the files that are there now
+    #[track_caller]
+    pub(crate) fn assert_loaded(&self, story: &dyn std::fmt::Display) {
+        let reloads = read(self.site.path().join("reloads"));
+        assert_eq!(reloads.lines().last(), Some(self.seen().as_str()), "not loaded: {story}");
+    }
+
+    /// Fail unless OpenSSL finds whole pairs in every target
+    ///
+    /// After an interruption a journal excuses a target of regular files.
+    #[track_caller]
+    pub(crate) fn assert_sound(&self, is_interrupted: bool, story: &dyn std::fmt::Display) {
+        for layout in self.layouts {
+            let excused = *layout == Layout::Copies && is_interrupted;
+            let journal = if excused { self.journal(*layout) } else { PathBuf::new() };
+            let judged = invariants(&self.root(), &journal, &self.outputs(*layout));
+            assert_eq!(judged, Ok(()), "{layout:?}: {story}");
+        }
+    }
+
+    /// Fail if anything is left of a renewal that ended
+    #[track_caller]
+    pub(crate) fn assert_tidy(&self, story: &dyn std::fmt::Display) {
+        assert_eq!(left_over(self.site.path()), [""; 0], "{story}");
+    }
+}
+
+/// What the checker says of a target's outputs, each with its content
+pub(crate) fn invariants(
+    root: &Path,
+    journal: &Path,
+    outputs: &[(&str, PathBuf)],
+) -> Result<(), String> {
+    let outputs = outputs.iter().map(|(content, path)| format!("{content}:{}", path.display()));
+    let mut checker = Command::new(beside("invariants"));
+    checker.arg(root).arg(journal).args(outputs).env("INVARIANTS_PASSWORD", PASSWORD);
+    let output = checker.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() { Ok(()) } else { Err(said) }
+}
+
+/// What encrypts an output that must be encrypted
+pub(crate) const PASSWORD: &str = "secret";
+
+/// A file of the tests
+pub(crate) fn beside(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name)
+}
+
+fn left_over(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut switched = 0;
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        let unfinished = name.starts_with(".certkeep-")
+            || name.starts_with("journal-")
+            || name.contains(".corrupt")
+            || name == "order.json";
+        // The one in force, and the one before it for its readers.
+        switched += usize::from(name.starts_with("..0"));
+        if unfinished || switched > 2 {
+            found.push(entry.path().display().to_string());
+        }
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(left_over(&entry.path()));
+        }
+    }
+    found
+}
