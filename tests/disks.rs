@@ -1,0 +1,273 @@
+//! Disks and directories that are against it: full, read-only, mounted over, somebody else's.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use support::host::{Host, Layout, OUTPUTS};
+use support::mounts::{Mount, inside};
+use support::process::Daemon;
+use support::{PATIENCE, program, wait_until, write};
+
+const LAYOUTS: [Layout; 3] = [Layout::Links, Layout::Copies, Layout::Folder];
+
+/// Spoil a host, and see that a renewal says why it cannot be, orders nothing and touches nothing;
+/// and that the next one succeeds once it is mended
+fn refuses<T>(host: &Host, case: &str, words: &[&str], spoil: impl FnOnce() -> T) {
+    let before = contents(host);
+    let (orders, issued) = (host.ca.orders(), host.ca.issued());
+    let spoilt = spoil();
+    let output = host.site.certkeep(&["renew", "--force"]).run();
+    let story = format!("{case}: {output}");
+    assert_eq!(output.code, Some(1), "{story}");
+    for word in words {
+        assert!(output.stderr.contains(word), "{word:?} in {story}");
+    }
+    assert_eq!((host.ca.orders(), host.ca.issued()), (orders, issued), "{story}");
+    assert_eq!(contents(host), before, "{story}");
+    drop(spoilt);
+    host.site.certkeep(&["renew", "--force"]).succeeds();
+    host.assert_sound(false, &story);
+    host.assert_tidy(&story);
+    assert_eq!(host.site.state_of("site"), "live", "{story}");
+    assert_eq!(host.ca.issued(), issued + 1, "{story}");
+}
+
+fn contents(host: &Host) -> Vec<(PathBuf, Vec<u8>)> {
+    let outputs = host.layouts.iter().flat_map(|layout| host.outputs(*layout));
+    outputs.map(|(_, path)| (path.clone(), std::fs::read(path).unwrap())).collect()
+}
+
+/// Where the regular files of a layout are
+fn disk_of(host: &Host, layout: Layout) -> PathBuf {
+    host.site.tls().join(layout.name())
+}
+
+#[test]
+fn a_disk_of_64_kib_orders_nothing_and_keeps_the_pair() {
+    if !inside("a_disk_of_64_kib_orders_nothing_and_keeps_the_pair") {
+        return;
+    }
+    let host = Host::new(&LAYOUTS);
+    for layout in [Layout::Copies, Layout::Folder] {
+        let disk = disk_of(&host, layout);
+        let words = ["KiB of free space", disk.to_str().unwrap(), "free some space"];
+        refuses(&host, layout.name(), &words, || {
+            let mount = Mount::memory(&disk);
+            mount.remount("size=64k");
+            mount
+        });
+    }
+}
+
+#[test]
+fn a_disk_without_inodes_orders_nothing_and_keeps_the_pair() {
+    if !inside("a_disk_without_inodes_orders_nothing_and_keeps_the_pair") {
+        return;
+    }
+    let host = Host::new(&LAYOUTS);
+    for layout in LAYOUTS {
+        let disk = disk_of(&host, layout);
+        let words = ["0 free inodes", disk.to_str().unwrap(), "free some space or inodes"];
+        refuses(&host, layout.name(), &words, || {
+            let mount = Mount::memory(&disk);
+            let used = rustix::fs::statvfs(&disk).unwrap();
+            mount.remount(&format!("nr_inodes={}", used.f_files - used.f_ffree));
+            mount
+        });
+    }
+}
+
+#[test]
+fn a_disk_that_is_read_only_orders_nothing_and_keeps_the_pair() {
+    if !inside("a_disk_that_is_read_only_orders_nothing_and_keeps_the_pair") {
+        return;
+    }
+    let host = Host::new(&LAYOUTS);
+    for layout in LAYOUTS {
+        let disk = disk_of(&host, layout);
+        let words = ["Read-only file system", disk.to_str().unwrap(), "mount it read-write"];
+        refuses(&host, layout.name(), &words, || {
+            let mount = Mount::bind(&disk, &disk);
+            mount.remount("ro,bind");
+            mount
+        });
+    }
+}
+
+#[test]
+fn a_file_mounted_by_itself_orders_nothing_and_keeps_the_pair() {
+    if !inside("a_file_mounted_by_itself_orders_nothing_and_keeps_the_pair") {
+        return;
+    }
+    let host = Host::new(&LAYOUTS);
+    let (_, file) = &host.outputs(Layout::Copies)[0];
+    let words = [file.to_str().unwrap(), "is a mount point", "mount the directory that it is in"];
+    refuses(&host, "copies", &words, || Mount::bind(file, file));
+}
+
+/// A directory that belongs to somebody else, until the value is dropped
+struct GivenAway(PathBuf);
+
+impl GivenAway {
+    fn to(uid: u32, path: &Path) -> Self {
+        chown(path, Some(uid), Some(uid)).unwrap();
+        Self(path.to_owned())
+    }
+}
+
+impl Drop for GivenAway {
+    fn drop(&mut self) {
+        chown(&self.0, Some(0), Some(0)).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_of_somebody_else_orders_nothing_and_keeps_the_pair() {
+    let host = Host::new(&LAYOUTS);
+    for layout in LAYOUTS {
+        let disk = disk_of(&host, layout);
+        let words = ["belongs to user 4711", disk.to_str().unwrap(), "give the directory to root"];
+        refuses(&host, layout.name(), &words, || GivenAway::to(4711, &disk));
+    }
+}
+
+/// The user that attacks
+const NOBODY: u32 = 65534;
+
+/// The attacker's process: it exchanges two entries without pause, and says how often it did
+#[test]
+fn attacker() {
+    let Some(words) = std::env::var_os("CERTKEEP_TEST_ATTACK") else { return };
+    let words = words.into_string().unwrap();
+    let (one, other) = words.split_once(':').unwrap();
+    let tally = format!("{one}.tally");
+    for swaps in 1_u64.. {
+        // Where the entry is gone for a moment, it will be back.
+        while renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_err() {}
+        if swaps.is_multiple_of(100) {
+            write(&tally, swaps.to_string());
+        }
+        // The trap is there for short moments, or nothing would ever get as far as a commit.
+        let moment = if swaps.is_multiple_of(2) { 400 } else { 40 };
+        let end = Instant::now() + Duration::from_micros(swaps * 7919 % moment);
+        while Instant::now() < end {}
+    }
+}
+
+/// Everything that can be told of what is behind a path, without having looked changing it
+fn traces(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let meta = entry.metadata().unwrap();
+        let (mode, nanoseconds) = (meta.mode(), meta.ctime_nsec());
+        let content = std::fs::read_to_string(entry.path()).unwrap();
+        found.push(format!(
+            "{:?} {} {mode:o} {} {}.{nanoseconds} {content}",
+            entry.path(),
+            meta.ino(),
+            meta.nlink(),
+            meta.ctime()
+        ));
+    }
+    let meta = std::fs::metadata(folder).unwrap();
+    found.push(format!("{:o} {}.{}", meta.mode(), meta.ctime(), meta.ctime_nsec()));
+    found.sort();
+    found
+}
+
+#[test]
+fn swapped_symlinks_lead_no_write_outside() {
+    let host = Host::new(&LAYOUTS);
+    let victim = host.site.path().join("victim");
+    std::fs::create_dir(&victim).unwrap();
+    for (_, file, in_folder) in OUTPUTS {
+        for name in [Path::new(file).file_name().unwrap().to_str().unwrap(), in_folder] {
+            write(victim.join(name), "of root");
+        }
+    }
+    give_away(&host);
+    host.site.certkeep(&["renew", "--force"]).succeeds();
+    let before = traces(&victim);
+    let mut all = (0, 0);
+    for layout in LAYOUTS {
+        let disk = disk_of(&host, layout);
+        let file = host.outputs(layout)[0].1.clone();
+        let mut entries = vec![(file.clone(), victim.join(file.file_name().unwrap()))];
+        match layout {
+            Layout::Folder => entries.push((disk.join("..data"), victim.clone())),
+            Layout::Links | Layout::Copies => entries.push((disk.join("certs"), victim.clone())),
+        }
+        for (entry, victim_of_it) in entries {
+            let trap = PathBuf::from(format!("{}.trap", entry.display()));
+            std::os::unix::fs::symlink(victim_of_it, &trap).unwrap();
+            std::os::unix::fs::lchown(&trap, Some(NOBODY), Some(NOBODY)).unwrap();
+            let (runs, refused) = attack(&host, &entry, &trap);
+            all = (all.0 + runs, all.1 + refused);
+            let story = format!("{} after {runs} renewals", entry.display());
+            assert_eq!(traces(&victim), before, "{story}");
+            // The last exchange may have left the trap where the entry was.
+            for path in [&entry, &trap] {
+                if std::fs::read_link(path).is_ok_and(|text| text.starts_with(&victim)) {
+                    std::fs::remove_file(path).unwrap();
+                }
+            }
+            if trap.symlink_metadata().is_ok() {
+                std::fs::rename(&trap, &entry).unwrap();
+            }
+            let rest = host.site.certkeep(&["renew", "--force"]).run();
+            assert_eq!(rest.code, Some(0), "{story}: {rest}");
+            host.assert_sound(false, &story);
+            assert_eq!(traces(&victim), before, "{story}");
+        }
+    }
+    let (runs, refused) = all;
+    assert!(0 < refused && refused < runs, "{refused} of {runs} renewals saw a trap");
+}
+
+/// Let the outputs and their directories be the attacker's
+fn give_away(host: &Host) {
+    host.configure(NOBODY);
+    for layout in LAYOUTS {
+        // Not the symlinks: those of others are followed nowhere.
+        let status = Command::new(program("find"))
+            .arg(disk_of(host, layout))
+            .args(["!", "-type", "l", "-exec", "chown", &NOBODY.to_string(), "{}", "+"])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+/// Renew under attack until there were 10,000 swaps; how many renewals that were, and how many of
+/// them saw the trap
+fn attack(host: &Host, entry: &Path, trap: &Path) -> (usize, usize) {
+    let mut command = Command::new(program("setpriv"));
+    command
+        .args(["--reuid", &NOBODY.to_string(), "--clear-groups"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "attacker", "--nocapture"])
+        .env("CERTKEEP_TEST_ATTACK", format!("{}:{}", entry.display(), trap.display()));
+    let tally = PathBuf::from(format!("{}.tally", entry.display()));
+    let mut attacker = Daemon::start(&mut command, &host.site.path().join("attacker.log")).unwrap();
+    let swaps = || support::read(&tally).parse::<u64>().unwrap_or(0);
+    wait_until("the attack has begun", PATIENCE, || tally.exists().then_some(()));
+    let (mut runs, mut refused) = (0, 0);
+    while swaps() < 10_000 || runs < 5 {
+        assert!(attacker.ended().is_none(), "{}", attacker.log());
+        let output = host.site.certkeep(&["renew", "--force"]).run();
+        assert!(matches!(output.code, Some(0 | 1)), "{output}");
+        assert!(!output.stderr.contains("panicked"), "{output}");
+        refused += usize::from(output.code == Some(1));
+        runs += 1;
+    }
+    attacker.kill();
+    std::fs::remove_file(tally).unwrap();
+    (runs, refused)
+}
