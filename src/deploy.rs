@@ -95,6 +95,7 @@ use context::HookEvent;
 ///     check: Some(hook("true")),
 ///     reload: None,
 ///     verify: Vec::new(),
+///     max_reloads_per_hour: None,
 /// };
 /// assert!(certkeep::deploy::preflight(&target).is_ok());
 /// target.check = Some(hook("/nowhere/nginx"));

@@ -403,6 +403,23 @@ fn a_canary_that_fails_protects_the_targets_after_it() {
 }
 
 #[test]
+fn a_rollback_of_targets_in_turn_stops_at_the_first_that_fails() {
+    let pairs = Pairs::live();
+    let old = pairs.second.serves();
+    pairs.configure("true", &pairs.host.nginx.reload(), &pairs.second.reload());
+    pairs.host.site.certkeep(&["renew", "--force"]).succeeds();
+    let new = pairs.second.serves();
+    assert_ne!(new, old);
+    let fails = format!("[{}]", program("false").display());
+    pairs.configure("true", &fails, &pairs.second.reload());
+    pairs.host.site.certkeep(&["rollback", "site"]).exits(1);
+    assert_eq!((pairs.second.serves(), pairs.second_pair.leaf().fingerprint), (new, new));
+    pairs.configure("true", &pairs.host.nginx.reload(), &pairs.second.reload());
+    pairs.host.site.certkeep(&["rollback", "site"]).succeeds();
+    assert_eq!((pairs.host.nginx.serves(), pairs.second.serves()), (old, old));
+}
+
+#[test]
 fn a_server_is_reloaded_no_more_often_than_it_may_be() {
     let host = Host::live();
     let log = host.site.path().join("reloads");

@@ -19,6 +19,7 @@ use crate::cert::Leaf;
 use crate::config::{Certificate, Hook, Reload, Target};
 use crate::event::Event;
 use crate::failure::{Failure, FailureClass, Step};
+use crate::name::{CertName, TargetName};
 use crate::plan::window::Seed;
 use crate::plan::{Action, Decision, DeployReason, Observed, backoff};
 use crate::probe::{Served, Wanted};
@@ -120,8 +121,53 @@ fn shares(target: &Target) -> Shares {
     (target.check.clone(), target.reload.clone())
 }
 
-/// Bring each deployment as far as it gets; what fails is recorded and stops no other
+/// Bring each deployment as far as it gets; what fails is recorded and stops no other, but those
+/// after it of a [serial](Certificate::serial) certificate
 pub async fn deploy(shared: &Shared, due: Vec<Deployment>) {
+    let mut waiting = due;
+    while !waiting.is_empty() {
+        let (turn, mut rest) = next_turn(waiting);
+        let tried: Vec<_> = turn.iter().map(Deployment::what).collect();
+        together(shared, turn).await;
+        for (certificate, target, generation) in tried {
+            if rest.iter().any(|next| next.certificate.name == certificate)
+                && !is_live(shared, &certificate, &target, generation).await
+            {
+                rest.retain(|next| next.certificate.name != certificate);
+            }
+        }
+        waiting = rest;
+    }
+}
+
+async fn is_live(
+    shared: &Shared,
+    certificate: &CertName,
+    target: &TargetName,
+    generation: u32,
+) -> bool {
+    let name = certificate.clone();
+    match shared.on_disk(move |store| store.deploy(&name, &mut |_| ())).await {
+        Ok(records) => records
+            .targets
+            .get(target)
+            .is_some_and(|record| record.generation == generation && record.live_at.is_some()),
+        Err(error) => {
+            shared.warn(certificate, &error);
+            false
+        }
+    }
+}
+
+/// What can be deployed at once, and what waits for it
+fn next_turn(due: Vec<Deployment>) -> (Vec<Deployment>, Vec<Deployment>) {
+    let mut taken = BTreeSet::new();
+    due.into_iter().partition(|Deployment { certificate, .. }| {
+        !certificate.serial || taken.insert(certificate.name.clone())
+    })
+}
+
+async fn together(shared: &Shared, due: Vec<Deployment>) {
     let mut preparing = JoinSet::new();
     for deployment in due {
         let shared = shared.clone();
@@ -159,6 +205,10 @@ async fn joined<T: Send + 'static>(shared: &Shared, tasks: &mut JoinSet<T>) -> O
 }
 
 impl Deployment {
+    fn what(&self) -> (CertName, TargetName, u32) {
+        (self.certificate.name.clone(), self.target.name.clone(), self.generation)
+    }
+
     /// Record a failure; where the files are not those of the generation, `undone` says so
     async fn fail(&mut self, shared: &Shared, failure: Failure, undone: bool) {
         self.fail_until(shared, failure, undone, None).await;
