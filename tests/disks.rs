@@ -141,24 +141,42 @@ fn a_directory_of_somebody_else_orders_nothing_and_keeps_the_pair() {
 /// The user that attacks
 const NOBODY: u32 = 65534;
 
-/// The attacker's process: it exchanges two entries without pause, and says how often it did
+/// The attacker's process: it puts a trap in an entry's place and takes it back, without pause,
+/// and says how often it did
 #[test]
 fn attacker() {
     let Some(words) = std::env::var_os("CERTKEEP_TEST_ATTACK") else { return };
     let words = words.into_string().unwrap();
-    let (one, other) = words.split_once(':').unwrap();
-    let tally = format!("{one}.tally");
-    for swaps in 1_u64.. {
-        // Where the entry is gone for a moment, it will be back.
-        while renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_err() {}
+    let [entry, trap, victim] = words.split(':').collect::<Vec<_>>().try_into().unwrap();
+    let tally = format!("{trap}.tally");
+    // Where the entry is gone for a moment, it will be back.
+    let exchange = || {
+        while renameat_with(CWD, entry, CWD, trap, RenameFlags::EXCHANGE).is_err() {}
+    };
+    for swaps in (2_u64..).step_by(2) {
+        if !is_trap(Path::new(trap), Path::new(victim)) {
+            // What we took away was replaced meanwhile.
+            std::fs::remove_file(trap).ok();
+            std::os::unix::fs::symlink(victim, trap).unwrap();
+        }
+        exchange();
+        // The trap is there for short moments, or nothing would ever get as far as a commit.
+        pause(swaps * 7919 % 40);
+        exchange();
         if swaps.is_multiple_of(100) {
             write(&tally, swaps.to_string());
         }
-        // The trap is there for short moments, or nothing would ever get as far as a commit.
-        let moment = if swaps.is_multiple_of(2) { 400 } else { 40 };
-        let end = Instant::now() + Duration::from_micros(swaps * 7919 % moment);
-        while Instant::now() < end {}
+        pause(swaps * 7919 % 400);
     }
+}
+
+fn pause(microseconds: u64) {
+    let end = Instant::now() + Duration::from_micros(microseconds);
+    while Instant::now() < end {}
+}
+
+fn is_trap(path: &Path, victim: &Path) -> bool {
+    std::fs::read_link(path).is_ok_and(|text| text == victim)
 }
 
 /// Everything that can be told of what is behind a path, without having looked changing it
@@ -192,6 +210,10 @@ fn swapped_symlinks_lead_no_write_outside() {
             write(victim.join(name), "of root");
         }
     }
+    // Outside of what certkeep clears up.
+    let lair = host.site.path().join("lair");
+    std::fs::create_dir(&lair).unwrap();
+    chown(&lair, Some(NOBODY), None).unwrap();
     give_away(&host);
     host.site.certkeep(&["renew", "--force"]).succeeds();
     let before = traces(&victim);
@@ -205,21 +227,14 @@ fn swapped_symlinks_lead_no_write_outside() {
             Layout::Links | Layout::Copies => entries.push((disk.join("certs"), victim.clone())),
         }
         for (entry, victim_of_it) in entries {
-            let trap = PathBuf::from(format!("{}.trap", entry.display()));
-            std::os::unix::fs::symlink(victim_of_it, &trap).unwrap();
-            std::os::unix::fs::lchown(&trap, Some(NOBODY), Some(NOBODY)).unwrap();
-            let (runs, refused) = attack(&host, &entry, &trap);
+            let (runs, refused) = attack(&host, &entry, &lair.join("trap"), &victim_of_it);
             all = (all.0 + runs, all.1 + refused);
             let story = format!("{} after {runs} renewals", entry.display());
             assert_eq!(traces(&victim), before, "{story}");
             // The last exchange may have left the trap where the entry was.
-            for path in [&entry, &trap] {
-                if std::fs::read_link(path).is_ok_and(|text| text.starts_with(&victim)) {
-                    std::fs::remove_file(path).unwrap();
-                }
-            }
-            if trap.symlink_metadata().is_ok() {
-                std::fs::rename(&trap, &entry).unwrap();
+            if is_trap(&entry, &victim_of_it) {
+                std::fs::remove_file(&entry).unwrap();
+                std::fs::rename(lair.join("trap"), &entry).unwrap();
             }
             let rest = host.site.certkeep(&["renew", "--force"]).run();
             assert_eq!(rest.code, Some(0), "{story}: {rest}");
@@ -247,19 +262,24 @@ fn give_away(host: &Host) {
 
 /// Renew under attack until there were 10,000 swaps; how many renewals that were, and how many of
 /// them saw the trap
-fn attack(host: &Host, entry: &Path, trap: &Path) -> (usize, usize) {
+fn attack(host: &Host, entry: &Path, trap: &Path, victim: &Path) -> (usize, usize) {
     let mut command = Command::new(program("setpriv"));
     command
         .args(["--reuid", &NOBODY.to_string(), "--clear-groups"])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "attacker", "--nocapture"])
-        .env("CERTKEEP_TEST_ATTACK", format!("{}:{}", entry.display(), trap.display()));
-    let tally = PathBuf::from(format!("{}.tally", entry.display()));
+        .env(
+            "CERTKEEP_TEST_ATTACK",
+            format!("{}:{}:{}", entry.display(), trap.display(), victim.display()),
+        );
+    let tally = PathBuf::from(format!("{}.tally", trap.display()));
     let mut attacker = Daemon::start(&mut command, &host.site.path().join("attacker.log")).unwrap();
     let swaps = || support::read(&tally).parse::<u64>().unwrap_or(0);
     wait_until("the attack has begun", PATIENCE, || tally.exists().then_some(()));
     let (mut runs, mut refused) = (0, 0);
+    let begun = Instant::now();
     while swaps() < 10_000 || runs < 5 {
+        assert!(begun.elapsed() < 2 * PATIENCE, "{} swaps in {runs} renewals", swaps());
         assert!(attacker.ended().is_none(), "{}", attacker.log());
         let output = host.site.certkeep(&["renew", "--force"]).run();
         assert!(matches!(output.code, Some(0 | 1)), "{output}");
