@@ -15,7 +15,7 @@ mod model;
 mod trace;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use model::{Cut, Model};
 use support::host::{Host, Layout};
@@ -31,6 +31,7 @@ fn a_power_cut_at_any_moment_leaves_all_old_or_all_new() {
     assert_ne!(old, new);
     host.assert_sound(false, &"the recorded renewal");
     let (mut moments, mut states, mut laid_down, mut mended) = (0, 0, 0, 0);
+    let order = host.site.state().join("certificates/site/order.json");
     let mut ordered = false;
     for call in &calls {
         if !model.take(call) {
@@ -38,13 +39,13 @@ fn a_power_cut_at_any_moment_leaves_all_old_or_all_new() {
         }
         moments += 1;
         let cuts = model.cuts();
-        ordered |= cuts.iter().all(|cut| holds_an_order(&host, cut));
+        ordered |= cuts.iter().all(|cut| holds(cut, &order));
         let mut mixed = None;
         for cut in &cuts {
             let mixes = mixed_targets(&host, cut, &old, &new);
             assert!(
                 mixes.iter().all(|layout| {
-                    *layout == Layout::Copies && cut.read(&host.journal(*layout)).is_some()
+                    *layout == Layout::Copies && holds(cut, &host.journal(*layout))
                 }),
                 "mixed after {call:?}: {mixes:?} {:?}",
                 cut.unsynced
@@ -113,9 +114,10 @@ fn mixed_targets(host: &Host, cut: &Cut<'_>, old: &Sets, new: &Sets) -> Vec<Layo
     host.layouts.iter().copied().filter(|layout| !is_whole(*layout)).collect()
 }
 
-fn holds_an_order(host: &Host, cut: &Cut<'_>) -> bool {
-    let order = cut.read(&host.site.state().join("certificates/site/order.json"));
-    order.is_some_and(|order| serde_json::from_slice::<serde_json::Value>(&order).is_ok())
+/// Whether a record of the state directory is left, and whole
+fn holds(cut: &Cut<'_>, record: &Path) -> bool {
+    let record = cut.read(record);
+    record.is_some_and(|record| serde_json::from_slice::<serde_json::Value>(&record).is_ok())
 }
 
 /// Let the next renewal find what is left

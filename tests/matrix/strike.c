@@ -40,7 +40,8 @@ enum shape {
     AT,          /* (dirfd, path, ...) */
     AT_AT,       /* (dirfd, path, dirfd, path, ...) */
     TEXT_AT,     /* (text, dirfd, path) */
-    OPEN,        /* (dirfd, path, flags, ...) */
+    OPEN,        /* (path, flags, ...) */
+    OPEN_AT,     /* (dirfd, path, flags, ...) */
     EXEC,        /* (path, ...) */
     PLAIN,       /* nothing to name */
     CLONE_FLAGS, /* (flags, ...) */
@@ -52,7 +53,7 @@ static const struct call {
     const char *name;
     enum shape shape;
 } calls[] = {
-    {SYS_openat, "openat", OPEN},
+    {SYS_openat, "openat", OPEN_AT},
     {SYS_write, "write", FD},
     {SYS_writev, "write", FD},
     {SYS_pwrite64, "pwrite64", FD},
@@ -74,6 +75,7 @@ static const struct call {
     {SYS_renameat, "renameat", AT_AT},
     {SYS_renameat2, "renameat", AT_AT},
 #ifdef SYS_open
+    {SYS_open, "openat", OPEN},
     {SYS_rename, "rename", PLAIN},
     {SYS_unlink, "unlink", PLAIN},
     {SYS_mkdir, "mkdir", PLAIN},
@@ -215,13 +217,15 @@ static int describe(pid_t thread, const struct __ptrace_syscall_info *info, char
     case TEXT_AT:
         entry_of(thread, (int)with[1], with[2], one, sizeof one);
         break;
-    case OPEN: {
+    case OPEN:
+    case OPEN_AT: {
+        int is_at = call->shape == OPEN_AT, flags = (int)with[is_at ? 2 : 1];
         int changes = O_CREAT | O_TRUNC | O_WRONLY | O_RDWR;
         /* A step on the way to something. */
-        if ((int)with[2] & O_PATH)
+        if (flags & O_PATH)
             return 0;
-        entry_of(thread, (int)with[0], with[1], one, sizeof one);
-        what = (int)with[2] & changes ? "openat" : "openat-to-read";
+        entry_of(thread, is_at ? (int)with[0] : AT_FDCWD, with[is_at], one, sizeof one);
+        what = flags & changes ? "openat" : "openat-to-read";
         break;
     }
     case EXEC:

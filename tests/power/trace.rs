@@ -26,7 +26,7 @@ pub(crate) const STRACE: [&str; 9] = [
     "-s",
     "1000000",
     "-e",
-    "trace=openat,write,writev,pwrite64,ftruncate,fchmod,fsync,fdatasync,rename,renameat,renameat2,\
+    "trace=open,openat,write,writev,pwrite64,ftruncate,fchmod,fsync,fdatasync,rename,renameat,renameat2,\
      link,linkat,symlink,symlinkat,unlink,unlinkat,mkdir,mkdirat,rmdir,truncate,fallocate",
     "-o",
 ];
@@ -68,7 +68,11 @@ fn call(line: &str) -> Option<Call> {
         ("openat", [at, name, flags, bits]) if flags.contains("O_CREAT") => {
             Call::Create { path: entry(at, name), mode: mode(bits) }
         }
-        ("openat", [_, _, flags, ..]) if !flags.contains("O_TRUNC") => return None,
+        ("open", [_, flags, ..]) | ("openat", [_, _, flags, ..])
+            if !flags.contains("O_TRUNC") && !flags.contains("O_CREAT") =>
+        {
+            return None;
+        }
         ("write", [fd, bytes, _]) => {
             let file = place(fd);
             if !file.is_absolute() {
