@@ -284,6 +284,10 @@ impl Prepared {
     async fn install(self, shared: &Shared) -> Option<Installed> {
         let Self { mut deployment, generation, leaf, before } = self;
         let fresh = deployment.record.installed_at.is_none();
+        // The operator asks for what is there already; every other cause without a record of
+        // success is a deployment that did not come to its end, maybe on its way back.
+        let asked = deployment.why == DeployReason::NotInstalled;
+        let reversible = fresh || (deployment.record.live_at.is_none() && !asked);
         let mut spoiled = false;
         if deployment.why != DeployReason::NotLive {
             begin(shared, &deployment.certificate, Step::Install);
@@ -316,7 +320,6 @@ impl Prepared {
             deployment.write(shared).await?;
         }
         let settled = !fresh && deployment.record.live_at.is_some();
-        let reversible = fresh || deployment.why == DeployReason::NotLive;
         (!settled).then_some(Installed { deployment, generation, leaf, before, reversible })
     }
 }
