@@ -60,15 +60,19 @@ fn strike_at_all(scene: Scene) {
     let tried = if is_full() { all.clone() } else { sample(&all, scene) };
     let next = AtomicUsize::new(0);
     let faults = Mutex::new(Vec::new());
+    let unreached = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
                 let mut host = Host::new(&LAYOUTS);
                 while let Some(point) = tried.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let done = catch_unwind(AssertUnwindSafe(|| survive(&host, scene, point)));
-                    if done.is_err() {
-                        faults.lock().unwrap().push(point.to_string());
-                        host = Host::new(&LAYOUTS);
+                    match catch_unwind(AssertUnwindSafe(|| survive(&host, scene, point))) {
+                        Ok(true) => (),
+                        Ok(false) => unreached.lock().unwrap().push(point.to_string()),
+                        Err(_) => {
+                            faults.lock().unwrap().push(point.to_string());
+                            host = Host::new(&LAYOUTS);
+                        }
                     }
                 }
             });
@@ -76,7 +80,12 @@ fn strike_at_all(scene: Scene) {
     });
     let faults = faults.into_inner().unwrap();
     assert!(faults.is_empty(), "{} points are not survived:\n{}", faults.len(), faults.join("\n"));
-    tell(&format!("crash matrix, {scene:?}: {} points of {}", tried.len(), all.len()));
+    let unreached = unreached.into_inner().unwrap();
+    let struck = tried.len() - unreached.len();
+    tell(&format!("crash matrix, {scene:?}: {struck} points of {}", all.len()));
+    // What two threads do depends on the moment, and so how often some calls are made.
+    let most = tried.len().div_ceil(50);
+    assert!(unreached.len() <= most, "never made again:\n{}", unreached.join("\n"));
 }
 
 /// What is struck
@@ -269,15 +278,15 @@ fn struck(host: &Host, scene: Scene, point: Option<&Point>) -> (Output, Vec<Stri
     (output, read(log).lines().map(str::to_owned).collect())
 }
 
-/// Strike at this point, and let the next renewal finish what was begun
-fn survive(host: &Host, scene: Scene, point: &Point) {
+/// Strike at this point, and let the next renewal finish what was begun; `false` if the call is
+/// not made again
+fn survive(host: &Host, scene: Scene, point: &Point) -> bool {
     for _ in 0..ATTEMPTS {
         let issued = host.ca.issued();
         scene.begin(host);
         let (output, calls) = struck(host, scene, Some(point));
         let is_struck = calls.iter().any(|call| call == "struck");
         let mut story = format!("{point}: {output}");
-        assert!(is_struck || point.call.ends_with(" socket"), "not struck: {story}");
         let fair = match point.strike {
             Strike::Kill if is_struck => output.code == Some(137),
             _ => matches!(output.code, Some(0..=2 | 78)),
@@ -302,10 +311,10 @@ fn survive(host: &Host, scene: Scene, point: &Point) {
         let most = usize::from(scene != Scene::Takeover);
         assert!(issued <= most, "{issued} certificates: {story}");
         if is_struck {
-            return;
+            return true;
         }
     }
-    panic!("{point}: not struck in {ATTEMPTS} renewals");
+    false
 }
 
 /// The next renewal
@@ -321,7 +330,7 @@ fn finish(host: &Host) -> Output {
 /// How long a disk may take that everything here writes to
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often a point among the calls on sockets is aimed at
+/// How often a point is aimed at
 const ATTEMPTS: usize = 20;
 
 /// The program that strikes
