@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use support::host::{Host, Layout, OUTPUTS};
+use support::host::{Host, Layout, OUTPUTS, Output};
 use support::mounts::{Mount, inside};
 use support::process::Daemon;
 use support::{PATIENCE, program, wait_until, write};
@@ -205,9 +205,9 @@ fn swapped_symlinks_lead_no_write_outside() {
     let host = Host::new(&LAYOUTS);
     let victim = host.site.path().join("victim");
     std::fs::create_dir(&victim).unwrap();
-    for (_, file, in_folder) in OUTPUTS {
-        for name in [Path::new(file).file_name().unwrap().to_str().unwrap(), in_folder] {
-            write(victim.join(name), "of root");
+    for Output { file, in_folder, .. } in OUTPUTS {
+        for path in [Some(file), in_folder].into_iter().flatten() {
+            write(victim.join(Path::new(path).file_name().unwrap()), "of root");
         }
     }
     // Outside of what certkeep clears up.

@@ -84,7 +84,7 @@ impl Sets {
         let paths = host
             .layouts
             .iter()
-            .flat_map(|layout| host.outputs(*layout).map(|(_, path)| (*layout, path)));
+            .flat_map(|layout| host.outputs(*layout).into_iter().map(|out| (*layout, out.1)));
         Self(
             paths
                 .map(|(layout, path)| (layout, path.clone(), std::fs::read(path).unwrap()))

@@ -20,12 +20,30 @@ pub(crate) enum Layout {
     Folder,
 }
 
-/// What each target has; a `dir:` has its own names for them
-pub(crate) const OUTPUTS: [(&str, &str, &str); 3] = [
-    ("fullchain", "certs/site.pem", "fullchain.pem"),
-    ("key", "keys/site.key", "privkey.pem"),
-    ("combined", "both.pem", "combined.pem"),
+/// What each target has
+pub(crate) const OUTPUTS: [Output; 5] = [
+    Output::pem("fullchain", "certs/site.pem", "fullchain.pem"),
+    Output::pem("key", "keys/site.key", "privkey.pem"),
+    Output::pem("combined", "both.pem", "combined.pem"),
+    Output { content: "der-cert", file: "certs/site.der", in_folder: None },
+    Output { content: "pkcs12", file: "site.p12", in_folder: None },
 ];
+
+/// A file of a target
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Output {
+    /// What the checker calls its content
+    pub(crate) content: &'static str,
+    pub(crate) file: &'static str,
+    /// The name that a `dir:` has for it; that has PEM only
+    pub(crate) in_folder: Option<&'static str>,
+}
+
+impl Output {
+    const fn pem(content: &'static str, file: &'static str, in_folder: &'static str) -> Self {
+        Self { content, file, in_folder: Some(in_folder) }
+    }
+}
 
 impl Layout {
     pub(crate) const fn name(self) -> &'static str {
@@ -60,6 +78,8 @@ impl Host {
         let site = Site::new(&ca);
         let host = Self { ca, site, layouts };
         write(host.root(), host.ca.root());
+        write(host.password(), PASSWORD);
+        std::fs::set_permissions(host.password(), PermissionsExt::from_mode(0o600)).unwrap();
         host.write_reload(Loads::Everything);
         host.configure(rustix::process::geteuid().as_raw());
         host.site.renew();
@@ -83,7 +103,8 @@ impl Host {
             );
             let owner = format!("owner: \"{owner}\"");
             if *layout == Layout::Folder {
-                let contents = OUTPUTS.map(|(content, ..)| content).join(", ");
+                let inside = OUTPUTS.iter().filter(|output| output.in_folder.is_some());
+                let contents = inside.map(|output| output.content).collect::<Vec<_>>().join(", ");
                 text +=
                     &format!("    dir: {{ path: TLS/{name}, contents: [{contents}], {owner} }}\n");
                 continue;
@@ -92,18 +113,29 @@ impl Host {
             for (content, path) in self.outputs(*layout) {
                 std::fs::create_dir_all(path.parent().unwrap()).unwrap();
                 let path = path.display();
-                text += &format!("    - {{ path: {path}, content: {content}, {owner} }}\n");
+                let what = match content {
+                    "der-cert" => "content: cert, format: der".to_owned(),
+                    "pkcs12" => {
+                        format!("format: pkcs12, password_file: {}", self.password().display())
+                    }
+                    _ => format!("content: {content}"),
+                };
+                text += &format!("    - {{ path: {path}, {what}, {owner} }}\n");
             }
         }
         self.site.configure(&text);
     }
 
-    /// The outputs of a target, each with its content
-    pub(crate) fn outputs(&self, layout: Layout) -> [(&'static str, PathBuf); 3] {
+    /// The outputs of a target, each with its content; not only PEM in the long form of the tests
+    pub(crate) fn outputs(&self, layout: Layout) -> Vec<(&'static str, PathBuf)> {
         let folder = self.site.tls().join(layout.name());
-        OUTPUTS.map(|(content, file, in_folder)| {
-            (content, folder.join(if layout == Layout::Folder { in_folder } else { file }))
-        })
+        let is_full = std::env::var_os("CERTKEEP_TESTS").is_some();
+        let all = OUTPUTS.into_iter().filter(|output| is_full || output.in_folder.is_some());
+        let there = all.filter_map(|Output { content, file, in_folder }| {
+            let file = if layout == Layout::Folder { in_folder? } else { file };
+            Some((content, folder.join(file)))
+        });
+        there.collect()
     }
 
     /// The journal of a target of regular files
@@ -114,6 +146,11 @@ impl Host {
     /// A file with the CA's root
     pub(crate) fn root(&self) -> PathBuf {
         self.site.path().join("root.pem")
+    }
+
+    /// The file with the password of the outputs that have one
+    fn password(&self) -> PathBuf {
+        self.site.path().join("password")
     }
 
     pub(crate) fn reload(&self) -> PathBuf {
@@ -148,9 +185,10 @@ impl Host {
     /// Put regular files in place of whatever the paths lead through
     pub(crate) fn flatten(&self) {
         for path in self.all_outputs() {
-            let (text, mode) = (read(&path), std::fs::metadata(&path).unwrap().permissions());
+            let bytes = std::fs::read(&path).unwrap();
+            let mode = std::fs::metadata(&path).unwrap().permissions();
             std::fs::remove_file(&path).unwrap();
-            write(&path, text);
+            write(&path, bytes);
             std::fs::set_permissions(&path, mode).unwrap();
         }
     }
