@@ -50,6 +50,15 @@ struct Survey {
 impl Deployment {
     /// Look at everything that this depends on; `None` when it may not go on, which is recorded
     pub(super) async fn prepare(mut self, shared: &Shared) -> Option<Prepared> {
+        if self.record.generation != self.generation {
+            let in_force = self.record.installed_at.map(|_| self.record.generation);
+            self.record = TargetRecord {
+                generation: self.generation,
+                previous: in_force.or(self.record.previous).filter(|number| *number > 0),
+                reloads: std::mem::take(&mut self.record.reloads),
+                ..TargetRecord::default()
+            };
+        }
         let generation = match self.load(shared, self.generation).await {
             Ok(Some(generation)) => generation,
             Ok(None) => {
@@ -70,15 +79,6 @@ impl Deployment {
                 return None;
             }
         };
-        if self.record.generation != self.generation {
-            let in_force = self.record.installed_at.map(|_| self.record.generation);
-            self.record = TargetRecord {
-                generation: self.generation,
-                previous: in_force.or(self.record.previous).filter(|number| *number > 0),
-                reloads: std::mem::take(&mut self.record.reloads),
-                ..TargetRecord::default()
-            };
-        }
         let previous = match self.record.previous {
             // What cannot be read does not come back, and keeps nothing from going forward.
             Some(number) => self.load(shared, number).await.ok().flatten(),
