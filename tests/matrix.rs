@@ -223,7 +223,7 @@ fn is_meant(strike: Strike, call: &str) -> bool {
         // Nothing changes between two reads.
         Strike::Kill => !reads,
         // The pair of sockets by which it hears of signals is the runtime's own, which panics
-        // when it cannot have them.
+        // when it cannot have them; certkeep sees beforehand that there is room for them.
         Strike::Refuse(_) if call == "socketpair" => false,
         // Outside of the host is the dynamic linker.
         Strike::Refuse(errno) if reads => {
@@ -233,8 +233,8 @@ fn is_meant(strike: Strike, call: &str) -> bool {
     }
 }
 
-/// Some kills and one error at each kind of call, and in a renewal every kill that has to do with
-/// an output
+/// Some kills and one error at each kind of call, in a renewal every kill that has to do with an
+/// output, and in a way back every generation that cannot be read
 fn sample(all: &[Point], scene: Scene) -> Vec<Point> {
     let mut kinds: BTreeMap<(bool, &str), Vec<&Point>> = BTreeMap::new();
     let mut chosen = Vec::new();
@@ -243,7 +243,9 @@ fn sample(all: &[Point], scene: Scene) -> Vec<Point> {
         let verb = point.call.split(' ').next().unwrap();
         let commits = ["linkat", "renameat", "symlinkat", "unlinkat"].contains(&verb)
             && (point.call.contains("~/tls/") || point.call.contains("/..data"));
-        if scene == Scene::Renewal && kills && commits {
+        // What cannot be read is not to be taken for what is not there.
+        let reads = !kills && point.call.contains("/generations/#/meta.json");
+        if (scene == Scene::Renewal && kills && commits) || (scene == Scene::WayBack && reads) {
             chosen.push(point.clone());
         } else {
             kinds.entry((kills, verb)).or_default().push(point);
