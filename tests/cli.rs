@@ -13,7 +13,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use support::{folder, free_port, read, write};
+use support::{folder, free_port, program, read, write};
 
 #[test]
 fn every_refusal_has_its_exit_code_and_a_hint() {
@@ -39,6 +39,24 @@ fn every_refusal_has_its_exit_code_and_a_hint() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
         assert!(text.contains(said), "{arguments:?}: {text}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn too_few_open_files_are_said_to_be_too_few() {
+    let host = Host::new();
+    // With fewer, the dynamic linker gives up.
+    for limit in 4..16 {
+        let output = Command::new(program("prlimit"))
+            .arg(format!("--nofile={limit}:{limit}"))
+            .arg(env!("CARGO_BIN_EXE_certkeep"))
+            .args(["--config", "certkeep.yaml", "renew"])
+            .current_dir(host.path())
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{limit}: {text}");
+        assert!(limit > 8 || text.contains("hint: raise the limit"), "{limit}: {text}");
     }
 }
 

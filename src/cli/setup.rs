@@ -1,7 +1,9 @@
 //! What commands need before they can begin.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 use crate::agent::{Events, Secrets, Shared};
@@ -63,6 +65,7 @@ pub(crate) fn solver(context: &Context) -> Result<Solver, Stop> {
 
 /// One thread for the loop and its network, a few for the disk
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
+    leave_room_for_sockets()?;
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(DISK_THREADS)
@@ -71,3 +74,12 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
 }
 
 const DISK_THREADS: usize = 16;
+
+/// A runtime opens six files, and panics where the last of them cannot be had
+fn leave_room_for_sockets() -> Result<(), Stop> {
+    let files: io::Result<Vec<_>> = (0..3).map(|_| UnixStream::pair()).collect();
+    files.map(drop).map_err(|error| {
+        let hint = "raise the limit: `ulimit -n`, or `LimitNOFILE=` of the unit";
+        Stop::new(Exit::Unexpected, format!("no file can be opened: {error}\n  hint: {hint}"))
+    })
+}
