@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test says so by panicking")]
 #![expect(clippy::disallowed_methods, reason = "what others do to files is no store's work")]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -22,6 +24,8 @@ use certkeep::record::{Attempts, Generation};
 use certkeep::secret::Secret;
 use certkeep::store::{LockMode, NewGeneration, Reconciled, Store};
 use certkeep::time::Timestamp;
+
+use support::mounts::{inside, inside_of};
 
 fn now() -> Timestamp {
     "2026-11-23T00:00:00Z".parse().unwrap()
@@ -123,28 +127,6 @@ fn state_of(store: &Store, certificate: &Certificate) -> OutputState {
     let observed = store.observe_one(certificate, &mut |event| panic!("reported {event}"));
     observed.targets[&certificate.targets[0].name].outputs.clone()
 }
-
-/// Whether the body of this test should run: the test runs itself again inside the wrapper
-fn inside(test: &str, wrapper: &[&str]) -> bool {
-    const MARK: &str = "CERTKEEP_TEST_INSIDE";
-    if std::env::var_os(MARK).is_some() {
-        return true;
-    }
-    assert!(rustix::process::geteuid().is_root(), "this test mounts and drops rights: run as root");
-    let output = Command::new(wrapper[0])
-        .args(&wrapper[1..])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
-        .env(MARK, "1")
-        .output()
-        .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && said.contains("1 passed"), "{said}\n{complained}");
-    false
-}
-
-const OWN_MOUNTS: &[&str] = &["unshare", "--mount", "--propagation", "private"];
 
 fn mount(arguments: &[&str], at: &Path) {
     let status = Command::new("mount").args(arguments).arg(at).status().unwrap();
@@ -252,7 +234,7 @@ fn a_lock_keeps_other_processes_out_and_ends_with_its_process() {
 
 #[test]
 fn a_full_disk_leaves_the_old_pair_in_place() {
-    if !inside("a_full_disk_leaves_the_old_pair_in_place", OWN_MOUNTS) {
+    if !inside("a_full_disk_leaves_the_old_pair_in_place") {
         return;
     }
     let mut refused = [0; 3];
@@ -295,7 +277,7 @@ fn a_full_disk_leaves_the_old_pair_in_place() {
 
 #[test]
 fn a_full_state_directory_loses_nothing_and_forbids_an_order() {
-    if !inside("a_full_state_directory_loses_nothing_and_forbids_an_order", OWN_MOUNTS) {
+    if !inside("a_full_state_directory_loses_nothing_and_forbids_an_order") {
         return;
     }
     let place = Place::new();
@@ -351,7 +333,7 @@ fn fill(dir: &Path, room: u64) {
 
 #[test]
 fn a_file_that_is_mounted_by_itself_is_refused_before_anything() {
-    if !inside("a_file_that_is_mounted_by_itself_is_refused_before_anything", OWN_MOUNTS) {
+    if !inside("a_file_that_is_mounted_by_itself_is_refused_before_anything") {
         return;
     }
     for which in 0..3 {
@@ -380,8 +362,7 @@ fn a_file_that_is_mounted_by_itself_is_refused_before_anything() {
 
 #[test]
 fn on_a_read_only_file_system_looking_works_and_writing_names_the_remedy() {
-    if !inside("on_a_read_only_file_system_looking_works_and_writing_names_the_remedy", OWN_MOUNTS)
-    {
+    if !inside("on_a_read_only_file_system_looking_works_and_writing_names_the_remedy") {
         return;
     }
     let place = Place::new();
@@ -411,7 +392,7 @@ fn on_a_read_only_file_system_looking_works_and_writing_names_the_remedy() {
 
 #[test]
 fn a_state_directory_in_memory_must_be_asked_for() {
-    if !inside("a_state_directory_in_memory_must_be_asked_for", OWN_MOUNTS) {
+    if !inside("a_state_directory_in_memory_must_be_asked_for") {
         return;
     }
     let place = Place::new();
@@ -427,9 +408,8 @@ fn a_state_directory_in_memory_must_be_asked_for() {
 
 #[test]
 fn who_may_not_give_files_away_fails_before_an_order_and_keeps_the_old_pair() {
-    let wrapper = ["setpriv", "--bounding-set", "-chown", "--inh-caps", "-chown"];
-    if !inside("who_may_not_give_files_away_fails_before_an_order_and_keeps_the_old_pair", &wrapper)
-    {
+    let test = "who_may_not_give_files_away_fails_before_an_order_and_keeps_the_old_pair";
+    if !inside_of(test, "setpriv", &["--bounding-set", "-chown", "--inh-caps", "-chown"]) {
         return;
     }
     for which in 0..3 {

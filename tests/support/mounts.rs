@@ -7,13 +7,18 @@ use super::{folder, program};
 
 /// Whether the body of this test should run: the test runs itself again with mounts of its own
 pub(crate) fn inside(test: &str) -> bool {
+    inside_of(test, "unshare", &["--mount", "--propagation", "private"])
+}
+
+/// The same, inside another wrapper
+pub(crate) fn inside_of(test: &str, wrapper: &str, arguments: &[&str]) -> bool {
     const MARK: &str = "CERTKEEP_TEST_INSIDE";
     if std::env::var_os(MARK).is_some() {
         return true;
     }
     assert!(rustix::process::geteuid().is_root(), "this test mounts and drops rights: run as root");
-    let output = Command::new(program("unshare"))
-        .args(["--mount", "--propagation", "private"])
+    let output = Command::new(program(wrapper))
+        .args(arguments)
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture", "--test-threads=1"])
         .env(MARK, "1")
