@@ -23,7 +23,7 @@ fn every_refusal_has_its_exit_code_and_a_hint() {
         &host.configuration().replace("state_dir: state", "state_dir: file/state"),
     );
     write(host.path().join("file"), "");
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 9] = [
         (&["--config", "none.yaml", "plan"], 78, "hint: --config names another file"),
         (&["status", "nobody"], 2, "hint: it has site"),
         (&["rollback", "nobody"], 2, "hint: it has site"),
@@ -31,6 +31,7 @@ fn every_refusal_has_its_exit_code_and_a_hint() {
         (&["dev-ca", "--listen", "192.0.2.1:1"], 2, "loopback"),
         (&["revoke", "site"], 2, "--reason"),
         (&["rollback", "site"], 1, "no earlier generation"),
+        (&["rollback", "site", "--to", "3"], 2, "hint: the state directory holds none"),
         (&["--config", &taken, "renew"], 2, "file"),
     ];
     for (arguments, code, said) in cases {

@@ -155,10 +155,13 @@ fn asked(text: &str, whole: &[Whole]) -> Result<u32, Stop> {
     let found = text.parse().ok().filter(|number| whole.iter().any(|(held, _)| held == number));
     found.ok_or_else(|| {
         let held: Vec<_> = whole.iter().map(|(number, _)| number.to_string()).collect();
+        let hint = match held.is_empty() {
+            true => "the state directory holds none: certkeep renew".to_owned(),
+            false => format!("the state directory holds generation {}", held.join(", ")),
+        };
+        let text = External::new(text);
         Stop::unexpected(format!(
-            "there is no generation `{}` that can be used\n  hint: the state directory holds generation {}",
-            External::new(text),
-            held.join(", ")
+            "there is no generation `{text}` that can be used\n  hint: {hint}"
         ))
     })
 }
