@@ -164,7 +164,7 @@ async fn our_own_transaction_that_was_left_open_is_given_up_and_another_s_is_not
     let files = Files::new();
     let (one, two) = (files.combined("one.pem"), files.combined("two.pem"));
     let server = haproxy(&[&one, &two]).start();
-    server.ask(&format!("set ssl cert {} <<\n{}\n", two.display(), read(&two)));
+    server.ask(&format!("set ssl cert {} <<\n{}", two.display(), read(&two)));
     files.combined("one.pem");
     let failure = reload(&at(&server), &[&shop(&one)]).await.unwrap_err();
     assert!(failure.summary.as_str().contains("ongoing transaction"), "{failure}");

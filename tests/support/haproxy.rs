@@ -142,8 +142,8 @@ impl Haproxy {
     /// What its runtime API answers
     pub(crate) fn ask(&self, command: &str) -> String {
         let mut stream = UnixStream::connect(self.socket()).unwrap();
-        stream.write_all(command.as_bytes()).unwrap();
-        stream.write_all(b"\n").unwrap();
+        // In one piece: HAProxy may hang up as soon as it has read a whole command.
+        stream.write_all(format!("{command}\n").as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         answer
