@@ -15,7 +15,7 @@ use crate::challenge::Solver;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
 use crate::name::{CertName, IssuerName};
-use crate::plan::{self, Action, Observed, Plan, Request, Snapshot};
+use crate::plan::{self, Action, Plan, Request, Snapshot};
 use crate::probe::Prober;
 use crate::report::Report;
 use crate::store::{Lock, LockMode, Stamps, Store, StoreError};
@@ -314,7 +314,7 @@ impl Agent {
             let taken = self.busy.contains_key(name) || self.held_elsewhere.contains(name);
             let idle = !paused && !taken;
             let seen = self.snapshot.certificates.get(name);
-            let leftover = seen.is_some_and(Observed::is_order_finished);
+            let leftover = seen.is_some_and(|seen| seen.is_order_finished());
             let anything = leftover || !decision.actions.is_empty();
             if !idle || !anything || !rounds.may_start(name) {
                 continue;
@@ -425,7 +425,7 @@ impl Agent {
             None => self.paused.remove(&done.certificate),
         };
         if let Some(observed) = done.observed {
-            self.snapshot.certificates.insert(done.certificate, observed);
+            self.snapshot.certificates.insert(done.certificate, Box::new(observed));
         }
     }
 

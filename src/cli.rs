@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::Serialize;
@@ -330,7 +331,18 @@ pub(crate) fn read_config(path: &std::path::Path) -> Result<Config, Stop> {
             format!("cannot read the configuration {shown}: {error}\n  hint: --config names another file"),
         )
     })?;
-    Ok(Config::parse(&text, path)?)
+    // Reading takes more memory than what is read. What a thread of its own leaves, the C library
+    // gives to the next one; what the first thread leaves stays unused for as long as it lives.
+    let parse = || Config::parse(&text, path);
+    let parsed = thread::scope(|scope| {
+        thread::Builder::new()
+            .spawn_scoped(scope, parse)
+            .map_or_else(|_| Ok(parse()), |it| it.join())
+    });
+    match parsed {
+        Ok(config) => Ok(config?),
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
 }
 
 /// The names given on the command line, each one of the configuration's

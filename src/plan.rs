@@ -181,7 +181,7 @@ impl std::fmt::Display for HeldBack {
 /// Decide for every certificate of the configuration
 pub fn plan(now: Timestamp, config: &Config, snapshot: &Snapshot) -> Plan {
     let clock_suspect = clock_floor(snapshot).filter(|floor| now < *floor);
-    let unseen = Observed::default();
+    let unseen = Box::default();
     let decisions: Vec<_> = config
         .certificates
         .values()
@@ -371,7 +371,7 @@ fn hold_back(
     }
     let forced = *reason == Reason::Forced;
     // What the CA asked for is kept even under force; our own ladder is not.
-    let last_failure = observed.attempts.last_failure.as_ref();
+    let last_failure = observed.attempts.last_failure.as_deref();
     let named_by_ca =
         last_failure.is_some_and(|failure| matches!(failure.class, FailureClass::NotBefore { .. }));
     if let Some(until) = not_before(now, &observed.attempts).filter(|until| *until > now)
@@ -505,7 +505,7 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
 fn next_reload(now: Timestamp, target: &Target, seen: &ObservedTarget) -> Option<Timestamp> {
     let most = usize::try_from(target.max_reloads_per_hour?).ok()?;
     let ends = |leaf: &crate::cert::Leaf| window::emergency(leaf) <= now;
-    if target.reload.is_none() || seen.in_force.as_ref().is_some_and(ends) {
+    if target.reload.is_none() || seen.in_force.as_deref().is_some_and(ends) {
         return None;
     }
     let recent = |at: &&Timestamp| **at <= now && now.since(**at) < HOUR;
@@ -522,7 +522,7 @@ fn is_pinned(now: Timestamp, held: &Held, seen: &ObservedTarget) -> bool {
         window::emergency(leaf) <= now && leaf.not_after < held.leaf.not_after
     };
     seen.record.pinned_over.is_some_and(|over| held.meta.number <= over)
-        && !seen.pinned.as_ref().is_some_and(ends)
+        && !seen.pinned.as_deref().is_some_and(ends)
 }
 
 fn state(now: Timestamp, certificate: &Certificate, observed: &Observed, wanted: bool) -> State {
@@ -530,7 +530,7 @@ fn state(now: Timestamp, certificate: &Certificate, observed: &Observed, wanted:
         Some(FailureClass::NeedsOperator { what, .. }) => Some(what.clone()),
         _ => None,
     };
-    if wanted && let Some(what) = operator(observed.attempts.last_failure.as_ref()) {
+    if wanted && let Some(what) = operator(observed.attempts.last_failure.as_deref()) {
         return State::NeedsOperator { what };
     }
     let Some(held) = &observed.held else {
@@ -540,7 +540,7 @@ fn state(now: Timestamp, certificate: &Certificate, observed: &Observed, wanted:
     for target in &certificate.targets {
         let seen = observed.targets.get(&target.name);
         let record = seen.map(|seen| &seen.record);
-        let what = record.and_then(|record| operator(record.last_failure.as_ref()));
+        let what = record.and_then(|record| operator(record.last_failure.as_deref()));
         if let Some(what) = what {
             return State::NeedsOperator { what };
         }

@@ -137,7 +137,7 @@ pub struct Attempts {
     pub failures: u32,
     /// The latest of them
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<Box<Failure>>,
     /// When that was
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failed_at: Option<Timestamp>,
@@ -237,7 +237,7 @@ pub struct TargetRecord {
     pub failures: u32,
     /// The latest of them
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<Box<Failure>>,
     /// No further attempt before this moment
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,

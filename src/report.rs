@@ -123,7 +123,7 @@ pub struct TargetReport {
 impl Report {
     /// Put a plan and what it was made from side by side
     pub fn new(now: Timestamp, plan: &Plan, snapshot: &Snapshot) -> Self {
-        let unseen = Observed::default();
+        let unseen = Box::default();
         let certificates = plan
             .decisions
             .iter()
@@ -244,7 +244,7 @@ impl CertificateReport {
             live_at: seen.record.live_at,
             verified: seen.record.verified,
             problem: seen.record.installed_at.and_then(|_| seen.outputs.problem()),
-            last_failure: seen.record.last_failure.clone(),
+            last_failure: seen.record.last_failure.as_deref().cloned(),
         });
         Self {
             name: decision.certificate.clone(),
@@ -270,7 +270,7 @@ impl CertificateReport {
             next: decision.wake_at,
             next_attempt: decision.held_back.as_ref().and_then(HeldBack::until),
             failures: observed.attempts.failures,
-            last_failure: observed.attempts.last_failure.clone(),
+            last_failure: observed.attempts.last_failure.as_deref().cloned(),
             operator: match &decision.state {
                 State::NeedsOperator { what } => Some(what.clone()),
                 _ => None,

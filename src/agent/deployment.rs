@@ -243,7 +243,7 @@ impl Deployment {
         let next = backoff::after_failure_at_home(now, self.record.failures, seed);
         let next = latest.map_or(next, |latest| latest.min(next));
         self.record.not_before = Some(next);
-        self.record.last_failure = Some(failure.clone());
+        self.record.last_failure = Some(Box::new(failure.clone()));
         shared.tell(Event::Failed {
             certificate: self.certificate.name.clone(),
             target: Some(self.target.name.clone()),

@@ -249,7 +249,7 @@ fn decide(
         certificates: only,
         ..*config
     };
-    let seen = BTreeMap::from([(certificate.name.clone(), observed.clone())]);
+    let seen = BTreeMap::from([(certificate.name.clone(), Box::new(observed.clone()))]);
     plan::plan(shared.now(), &config, &Snapshot { certificates: seen }).decisions.pop()
 }
 
@@ -360,7 +360,7 @@ impl Failed {
         let attempts = Attempts {
             version: VERSION,
             failures,
-            last_failure: Some(self.failure),
+            last_failure: Some(Box::new(self.failure)),
             failed_at: Some(now),
             not_before: Some(next),
             begun: 0,

@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
     /// By certificate; one that is not here was never seen
-    pub certificates: BTreeMap<CertName, Observed>,
+    pub certificates: BTreeMap<CertName, Box<Observed>>,
 }
 
 /// All that was observed of one certificate
@@ -26,7 +26,7 @@ pub struct Observed {
     /// What is wrong with newer generations that are not whole
     pub damaged: Option<External>,
     /// A certificate with its key that the outputs hold and no generation does
-    pub found: Option<Leaf>,
+    pub found: Option<Box<Leaf>>,
     /// An order that is not finished
     pub order: Option<OrderInFlight>,
     /// What was tried
@@ -88,9 +88,9 @@ pub struct ObservedTarget {
     /// How its files compare with the generation that the record names as installed
     pub outputs: OutputState,
     /// What the operator went back to, if it is not the newest
-    pub pinned: Option<Leaf>,
+    pub pinned: Option<Box<Leaf>>,
     /// What its files hold, if it is not the newest
-    pub in_force: Option<Leaf>,
+    pub in_force: Option<Box<Leaf>>,
 }
 
 /// How the files of a target compare with what they should hold

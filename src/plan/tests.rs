@@ -153,7 +153,8 @@ fn live(number: u32, from: Timestamp, lifetime: Duration) -> Observed {
 }
 
 fn decision(now: Timestamp, config: &Config, observed: &Observed) -> Decision {
-    let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), observed.clone())]) };
+    let snapshot =
+        Snapshot { certificates: BTreeMap::from([(name("a"), Box::new(observed.clone()))]) };
     plan(now, config, &snapshot).decisions.remove(0)
 }
 
@@ -274,13 +275,14 @@ fn a_failed_attempt_waits_and_force_does_not() {
     let mut observed = Observed::default();
     let until = START.after(Duration::from_secs(60));
     observed.attempts.not_before = Some(until);
-    observed.attempts.last_failure = Some(Failure::retry(Step::Order, "no"));
+    observed.attempts.last_failure = Some(Box::new(Failure::retry(Step::Order, "no")));
     let waiting = decision(START, &config(), &observed);
     assert_eq!((waiting.actions, waiting.wake_at), (vec![], until));
     assert_eq!(waiting.held_back, Some(HeldBack::Backoff { until }));
     observed.request = Request::Force;
     assert_eq!(decision(START, &config(), &observed).actions, [Action::Issue]);
-    observed.attempts.last_failure = Some(Failure::not_before(until, Step::Order, "429"));
+    let failure = Failure::not_before(until, Step::Order, "429");
+    observed.attempts.last_failure = Some(Box::new(failure));
     assert_eq!(decision(START, &config(), &observed).actions, []);
 }
 
@@ -312,7 +314,7 @@ fn a_certificate_that_is_due_again_at_once_is_ordered_no_second_time() {
 #[test]
 fn a_clock_before_the_certificates_orders_nothing_and_calls_nothing_expired() {
     let observed = live(1, START, days(90));
-    let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), observed)]) };
+    let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), Box::new(observed))]) };
     for now in [Timestamp::from_seconds(0), START.before(days(1))] {
         let plan = plan(now, &config(), &snapshot);
         assert!(plan.clock_suspect.is_some(), "{now}");
@@ -376,7 +378,7 @@ fn a_rollback_stays_until_a_newer_certificate_is_issued() {
 #[test]
 fn what_the_files_hold_is_taken_over_before_anything_is_ordered() {
     let found = held(1, START, days(90)).leaf;
-    let mut observed = Observed { found: Some(found), ..Observed::default() };
+    let mut observed = Observed { found: Some(Box::new(found)), ..Observed::default() };
     let now = START.after(days(1));
     assert_eq!(decision(now, &config(), &observed).actions, [Action::Adopt]);
     assert_eq!(decision(START.after(days(91)), &config(), &observed).actions, [Action::Issue]);
@@ -446,7 +448,7 @@ fn a_server_is_reloaded_no_more_often_than_it_may_be_until_what_it_serves_ends()
     }
     let seen = observed.targets.get_mut(&target()).unwrap();
     seen.record.reloads = ages(&[50, 5]);
-    seen.in_force = Some(held(1, at.before(days(89)), days(90)).leaf);
+    seen.in_force = Some(Box::new(held(1, at.before(days(89)), days(90)).leaf));
     assert_eq!(next(&observed), None, "what is served ends tomorrow");
 }
 
@@ -541,7 +543,7 @@ impl Simulation {
             Seed(u64::from(attempts.failures) << 60),
         );
         attempts.not_before = Some(until);
-        attempts.last_failure = Some(failure);
+        attempts.last_failure = Some(Box::new(failure));
     }
 
     fn inquire(&mut self) {
@@ -617,7 +619,7 @@ proptest! {
         let mut config = config();
         certificate(&mut config).renew.before = Some(Share::PerMille(before));
         let now = Timestamp::from_millis(now);
-        let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), observed)]) };
+        let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), Box::new(observed))]) };
         let plan = plan(now, &config, &snapshot);
         prop_assert!(plan.wake_at >= now);
         prop_assert!(plan.wake_at <= now.after(LONGEST_SLEEP));
@@ -704,7 +706,7 @@ fn a_rollback_ends_before_what_it_went_back_to_does() {
     observed.targets.entry(target()).and_modify(|t| {
         t.record.generation = 1;
         t.record.pinned_over = Some(2);
-        t.pinned = Some(older);
+        t.pinned = Some(Box::new(older));
     });
     let at = |day| decision(START.after(days(day)), &config(), &observed);
     assert_eq!((at(1).actions, at(1).state), (vec![], State::Live { verified: false }));

@@ -7,6 +7,7 @@ use std::ffi::OsStr;
 use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
+use std::thread;
 
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -41,7 +42,7 @@ impl Store {
             let mut observed = Vec::with_capacity(certificates.len());
             for certificate in certificates {
                 let found = self.look(certificate, &owners, &mut |event| events.push(event));
-                observed.push((certificate.name.clone(), found));
+                observed.push((certificate.name.clone(), Box::new(found)));
             }
             (observed, events)
         });
@@ -137,10 +138,12 @@ impl Store {
             let record = deploy.targets.get(&target.name).cloned().unwrap_or_default();
             let outputs =
                 self.look_at_target(home, certificate, target, &record, &mut known, owners);
-            let pinned = record.pinned_over.and_then(|_| known.leaf(record.generation));
+            let pinned =
+                record.pinned_over.and_then(|_| known.leaf(record.generation)).map(Box::new);
             let number = record.in_force();
             let newest = known.newest.map(|newest| newest.meta.number);
-            let in_force = number.filter(|_| number != newest).and_then(|n| known.leaf(n));
+            let in_force =
+                number.filter(|_| number != newest).and_then(|n| known.leaf(n)).map(Box::new);
             let seen = Box::new(ObservedTarget { record, outputs, pinned, in_force });
             observed.targets.insert(target.name.clone(), seen);
         }
@@ -149,7 +152,9 @@ impl Store {
                 observed.held = Some(Held { meta: generation.meta, leaf });
             }
             None if unread => {}
-            None => observed.found = self.pair_in_outputs(certificate).map(|pair| pair.leaf),
+            None => {
+                observed.found = self.pair_in_outputs(certificate).map(|pair| Box::new(pair.leaf))
+            }
         }
         observed
     }
@@ -281,7 +286,7 @@ fn newest_whole(generations: &Dir) -> Result<(Option<Whole>, Option<String>), St
 fn blocked(error: &StoreError) -> Attempts {
     Attempts {
         failures: 1,
-        last_failure: Some(error.failure(Step::Prepare)),
+        last_failure: Some(Box::new(error.failure(Step::Prepare))),
         not_before: Some(NEVER),
         ..no_attempts()
     }
@@ -305,18 +310,20 @@ fn warn(certificate: &Certificate, message: &str, report: &mut dyn FnMut(Event))
 pub(super) fn in_shares<I: Sync, T: Send>(items: &[I], work: impl Fn(&[I]) -> T + Sync) -> Vec<T> {
     // Finding out takes a look at control groups, which is no less than looking at some files.
     static THREADS: OnceLock<usize> = OnceLock::new();
-    let threads = *THREADS
-        .get_or_init(|| std::thread::available_parallelism().map_or(1, NonZero::get).min(8));
+    let threads =
+        *THREADS.get_or_init(|| thread::available_parallelism().map_or(1, NonZero::get).min(8));
     let share = items.len().div_ceil(threads).max(SHARE);
     let (first, rest) = items.split_at(share.min(items.len()));
     let work = &work;
-    std::thread::scope(|scope| {
-        let threads: Vec<_> =
-            rest.chunks(share).map(|chunk| (chunk, scope.spawn(move || work(chunk)))).collect();
+    thread::scope(|scope| {
+        let spawn = |chunk| thread::Builder::new().spawn_scoped(scope, move || work(chunk));
+        let threads: Vec<_> = rest.chunks(share).map(|chunk| (chunk, spawn(chunk))).collect();
         let mut shares = vec![work(first)];
         for (chunk, thread) in threads {
-            // A thread that panicked is a defect; its share is worked on again.
-            shares.push(thread.join().unwrap_or_else(|_| work(chunk)));
+            // There may be too few threads; one that panicked is a defect. Its share is worked on
+            // here.
+            let done = thread.ok().and_then(|thread| thread.join().ok());
+            shares.push(done.unwrap_or_else(|| work(chunk)));
         }
         shares
     })

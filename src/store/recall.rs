@@ -78,23 +78,23 @@ impl<'a> Line<'a> {
     }
 
     /// As it was seen: only what is whole and in its place has a stamp
-    pub(super) fn seen(&self) -> Option<Observed> {
+    pub(super) fn seen(&self) -> Option<Box<Observed>> {
         let seen: Seen<'_> = serde_json::from_str(self.json).ok()?;
         let targets = seen.targets.into_iter().map(|(name, target)| {
             let seen = ObservedTarget {
                 record: target.record.into_owned(),
                 outputs: OutputState::Current,
-                pinned: target.pinned.map(Cow::into_owned),
-                in_force: target.in_force.map(Cow::into_owned),
+                pinned: target.pinned.map(|leaf| Box::new(leaf.into_owned())),
+                in_force: target.in_force.map(|leaf| Box::new(leaf.into_owned())),
             };
             (name.into_owned(), Box::new(seen))
         });
-        Some(Observed {
+        Some(Box::new(Observed {
             held: Some(seen.held.into_owned()),
             attempts: seen.attempts.into_owned(),
             targets: targets.collect(),
             ..Observed::default()
-        })
+        }))
     }
 }
 
@@ -147,8 +147,8 @@ impl<'a> Seen<'a> {
     fn new(seen: &'a Observed) -> Option<Self> {
         let targets = seen.targets.iter().map(|(name, target)| {
             let record = Cow::Borrowed(&target.record);
-            let pinned = target.pinned.as_ref().map(Cow::Borrowed);
-            let in_force = target.in_force.as_ref().map(Cow::Borrowed);
+            let pinned = target.pinned.as_deref().map(Cow::Borrowed);
+            let in_force = target.in_force.as_deref().map(Cow::Borrowed);
             (Cow::Borrowed(name), SeenTarget { record, pinned, in_force })
         });
         Some(Self {

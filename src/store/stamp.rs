@@ -112,7 +112,7 @@ impl Store {
 
     fn read_touched(
         &self,
-        same: Vec<(CertName, Observed)>,
+        same: Vec<(CertName, Box<Observed>)>,
         touched: Vec<&Certificate>,
         stamps: &mut Stamps,
         now: Timestamp,
@@ -449,7 +449,7 @@ mod tests {
         /// What the next process sees
         fn recalled(&self, now: Timestamp) -> Observed {
             let (mut snapshot, _) = self.store.first_look(&self.config, now, true, &mut |_| ());
-            snapshot.certificates.remove(&self.certificate.name).unwrap()
+            *snapshot.certificates.remove(&self.certificate.name).unwrap()
         }
 
         fn outputs<'a>(&self, snapshot: &'a Snapshot) -> &'a OutputState {

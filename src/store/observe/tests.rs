@@ -136,7 +136,7 @@ fn a_pair_in_the_outputs_is_found_and_can_be_adopted() {
     assert_eq!((adopted.meta.origin, adopted.meta.number), (None, 1));
     assert_eq!(adopted.meta.fingerprint, found.fingerprint);
     let observed = observe(&store, &certificate);
-    assert_eq!((observed.held.unwrap().leaf, observed.found), (found, None));
+    assert_eq!((observed.held.unwrap().leaf, observed.found), (*found, None));
 }
 
 #[test]
