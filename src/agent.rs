@@ -15,7 +15,7 @@ use crate::challenge::Solver;
 use crate::config::{Certificate, Config};
 use crate::event::Event;
 use crate::name::{CertName, IssuerName};
-use crate::plan::{self, Action, Plan, Request, Snapshot};
+use crate::plan::{self, Action, Decision, Plan, Request, Snapshot};
 use crate::probe::Prober;
 use crate::report::Report;
 use crate::store::{Lock, LockMode, Stamps, Store, StoreError};
@@ -138,6 +138,10 @@ pub struct Agent {
     snapshot: Snapshot,
     /// What need not be read at the next look
     stamps: Stamps,
+    /// What was decided since the last look
+    plan: Option<Plan>,
+    /// Certificates that must be decided on again
+    touched: BTreeSet<CertName>,
     jobs: JoinSet<Vec<job::Done>>,
     /// Certificates that a job works on
     busy: BTreeMap<CertName, Working>,
@@ -183,6 +187,8 @@ impl Agent {
             config: Arc::new(config),
             snapshot: Snapshot::default(),
             stamps: Stamps::default(),
+            plan: None,
+            touched: BTreeSet::new(),
             jobs: JoinSet::new(),
             busy: BTreeMap::new(),
             requests: BTreeMap::new(),
@@ -216,15 +222,10 @@ impl Agent {
         self.requests = self.config.certificates.keys().map(|n| (n.clone(), request)).collect();
         let mut rounds = Rounds::default();
         loop {
-            let plan = self.start_due(&mut rounds);
+            self.start_due(&mut rounds);
             if self.jobs.is_empty() {
                 self.remember().await;
-                let report = Report::new(self.shared.now(), &plan, &self.snapshot);
-                return Ok(Outcome {
-                    report,
-                    held_elsewhere: self.held_elsewhere,
-                    failed: self.failed,
-                });
+                return Ok(self.outcome());
             }
             let batch_ends = self.batch_ends();
             tokio::select! {
@@ -233,13 +234,17 @@ impl Agent {
                 () = &mut stop => {
                     self.drain().await;
                     self.observe().await?;
-                    let now = self.shared.now();
-                    let plan = plan::plan(now, &self.config, &self.snapshot);
-                    let report = Report::new(now, &plan, &self.snapshot);
-                    return Ok(Outcome { report, held_elsewhere: self.held_elsewhere, failed: self.failed });
+                    return Ok(self.outcome());
                 }
             }
         }
+    }
+
+    fn outcome(self) -> Outcome {
+        let now = self.shared.now();
+        let plan = plan::plan(now, &self.config, &self.snapshot);
+        let report = Report::new(now, &plan, &self.snapshot);
+        Outcome { report, held_elsewhere: self.held_elsewhere, failed: self.failed }
     }
 
     /// Look at the disk for the first time, after putting right what an interrupted run left
@@ -269,6 +274,7 @@ impl Agent {
         let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
         let (now, before) = (self.shared.now(), std::mem::take(&mut self.snapshot));
         let mut stamps = std::mem::take(&mut self.stamps);
+        self.plan = None;
         (self.snapshot, self.stamps) = self
             .shared
             .on_disk(move |store| {
@@ -300,12 +306,9 @@ impl Agent {
     }
 
     /// Plan, and start a job for everything that is due and not being worked on
-    fn start_due(&mut self, rounds: &mut Rounds) -> Plan {
+    fn start_due(&mut self, rounds: &mut Rounds) {
         let now = self.shared.now();
-        for (name, observed) in &mut self.snapshot.certificates {
-            observed.request = self.requests.get(name).copied().unwrap_or_default();
-        }
-        let plan = plan::plan(now, &self.config, &self.snapshot);
+        let plan = self.plan_again(now);
         self.tell_clock(&plan);
         let mut deployments = Vec::new();
         for decision in &plan.decisions {
@@ -332,8 +335,26 @@ impl Agent {
                 deployments.push(certificate.clone());
             }
         }
+        self.plan = Some(plan);
         self.start_deployments(deployments, rounds);
-        plan
+    }
+
+    /// What was decided last, one for each certificate
+    fn decisions(&self) -> &[Decision] {
+        self.plan.as_ref().map_or(&[], |plan| &plan.decisions)
+    }
+
+    /// Decide on what a job or a request has touched since the last time
+    ///
+    /// A thousand jobs end one after the other, and each would have a thousand decided on.
+    fn plan_again(&mut self, now: Timestamp) -> Plan {
+        let touched = std::mem::take(&mut self.touched);
+        for (name, observed) in &mut self.snapshot.certificates {
+            if self.plan.is_none() || touched.contains(name) {
+                observed.request = self.requests.get(name).copied().unwrap_or_default();
+            }
+        }
+        plan::plan_again(now, &self.config, &self.snapshot, self.plan.take(), &touched)
     }
 
     /// Whether so many jobs are busy with this certificate's issuer that it has to wait
@@ -346,6 +367,7 @@ impl Agent {
     }
 
     fn start_job(&mut self, certificate: Certificate) {
+        self.touched.insert(certificate.name.clone());
         let request = self.requests.remove(&certificate.name).unwrap_or_default();
         // A deployment that failed is tried at once also after the order that was asked for.
         if request != Request::None {
@@ -379,6 +401,7 @@ impl Agent {
             let mut requests = BTreeMap::new();
             for certificate in &group {
                 rounds.started(&certificate.name);
+                self.touched.insert(certificate.name.clone());
                 let request = self.requests.remove(&certificate.name).unwrap_or_default();
                 requests.insert(certificate.name.clone(), request);
             }
@@ -412,6 +435,7 @@ impl Agent {
 
     fn take_in(&mut self, done: job::Done) {
         self.busy.remove(&done.certificate);
+        self.touched.insert(done.certificate.clone());
         match done.ordered {
             Some(Ordered::Failed) => self.failed.insert(done.certificate.clone()),
             Some(Ordered::Issued) => self.failed.remove(&done.certificate),

@@ -180,14 +180,39 @@ impl std::fmt::Display for HeldBack {
 
 /// Decide for every certificate of the configuration
 pub fn plan(now: Timestamp, config: &Config, snapshot: &Snapshot) -> Plan {
+    plan_again(now, config, snapshot, None, &BTreeSet::new())
+}
+
+/// Decide for those that were touched and those whose moment has come
+///
+/// `before` is an earlier plan for the same configuration, and `touched` are those of which
+/// something else was observed or asked since. The others keep their decision, with a state that
+/// may be as old as it is.
+pub fn plan_again(
+    now: Timestamp,
+    config: &Config,
+    snapshot: &Snapshot,
+    before: Option<Plan>,
+    touched: &BTreeSet<CertName>,
+) -> Plan {
     let clock_suspect = clock_floor(snapshot).filter(|floor| now < *floor);
+    let before = before.filter(|plan| plan.clock_suspect.is_some() == clock_suspect.is_some());
+    let mut before = before.map(|plan| plan.decisions).unwrap_or_default().into_iter().peekable();
+    // What is due stays so until somebody does it.
+    let holds = |decision: &Decision| now < decision.wake_at || !decision.actions.is_empty();
     let unseen = Box::default();
     let decisions: Vec<_> = config
         .certificates
         .values()
         .map(|certificate| {
-            let observed = snapshot.certificates.get(&certificate.name).unwrap_or(&unseen);
-            decide(now, config, certificate, observed, clock_suspect.is_some())
+            let name = &certificate.name;
+            match before.next_if(|decision| decision.certificate == *name) {
+                Some(decision) if holds(&decision) && !touched.contains(name) => decision,
+                _ => {
+                    let observed = snapshot.certificates.get(name).unwrap_or(&unseen);
+                    decide(now, config, certificate, observed, clock_suspect.is_some())
+                }
+            }
         })
         .collect();
     let latest = now.after(LONGEST_SLEEP);

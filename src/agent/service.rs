@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::agent::{Agent, Rounds, sleep_until};
 use crate::config::Config;
 use crate::event::Event;
-use crate::plan::Plan;
 use crate::signal::Request;
 use crate::store::{Stamps, StoreError};
 use crate::systemd::Systemd;
@@ -66,9 +65,9 @@ impl Agent {
         let mut cleared_at = looked_at;
         let mut refreshed_at = looked_at;
         let stopped = loop {
-            let plan = self.start_due(&mut rounds);
-            told.turn(&self.status_text(&plan, &reading));
-            let next = self.next_look(&plan, looked_at, told.interval());
+            self.start_due(&mut rounds);
+            told.turn(&self.status_text(&reading));
+            let next = self.next_look(looked_at, told.interval());
             match self.wake(&mut controls, &mut watch, next).await {
                 Wake::Done(done) => {
                     self.finish(done);
@@ -137,16 +136,11 @@ impl Agent {
         }
     }
 
-    fn next_look(
-        &self,
-        plan: &Plan,
-        looked_at: Timestamp,
-        watchdog: Option<Duration>,
-    ) -> Timestamp {
+    fn next_look(&self, looked_at: Timestamp, watchdog: Option<Duration>) -> Timestamp {
         let now = self.shared.now();
-        let busy = plan.decisions.iter().all(|d| d.actions.is_empty() || self.is_taken(d));
+        let busy = self.decisions().iter().all(|d| d.actions.is_empty() || self.is_taken(d));
         // What is due and cannot be started now is looked at with the files.
-        let planned = if busy { self.idle_wake(plan) } else { self.batch_ends() };
+        let planned = if busy { self.idle_wake() } else { self.batch_ends() };
         let mut next = planned.min(looked_at.after(LOOK_EVERY)).min(self.batch_ends());
         if let Some(interval) = watchdog {
             next = next.min(now.after(interval));
@@ -160,8 +154,8 @@ impl Agent {
     }
 
     /// The soonest moment of a certificate that nobody works on
-    fn idle_wake(&self, plan: &Plan) -> Timestamp {
-        let idle = plan.decisions.iter().filter(|decision| decision.actions.is_empty());
+    fn idle_wake(&self) -> Timestamp {
+        let idle = self.decisions().iter().filter(|decision| decision.actions.is_empty());
         let latest = self.shared.now().after(crate::plan::LONGEST_SLEEP);
         idle.map(|decision| decision.wake_at).min().unwrap_or(latest)
     }
@@ -206,9 +200,10 @@ impl Agent {
     }
 
     /// How it goes, as `systemctl status` shows it
-    fn status_text(&self, plan: &Plan, reading: &Reading) -> String {
-        let count = |state| plan.decisions.iter().filter(|d| d.state.as_str() == state).count();
-        let mut text = format!("{} of {} certificates live", count("live"), plan.decisions.len());
+    fn status_text(&self, reading: &Reading) -> String {
+        let decisions = self.decisions();
+        let count = |state| decisions.iter().filter(|d| d.state.as_str() == state).count();
+        let mut text = format!("{} of {} certificates live", count("live"), decisions.len());
         if !self.busy.is_empty() {
             text.push_str(&format!(", working on {}", self.busy.len()));
         }
@@ -217,7 +212,7 @@ impl Agent {
             stuck => text.push_str(&format!(", {stuck} waiting for you")),
         }
         let now = self.shared.now();
-        let renewals = plan.decisions.iter().map(|decision| decision.renew_at);
+        let renewals = decisions.iter().map(|decision| decision.renew_at);
         if let Some(next) = renewals.filter(|at| *at > now).min() {
             text.push_str(&format!(", next renewal {next}"));
         }

@@ -326,6 +326,26 @@ fn a_clock_before_the_certificates_orders_nothing_and_calls_nothing_expired() {
 }
 
 #[test]
+fn what_was_decided_holds_until_it_is_touched_or_its_moment_comes() {
+    let (config, now) = (config(), START.after(days(1)));
+    let seen = BTreeMap::from([(name("a"), Box::new(live(1, START, days(90))))]);
+    let (seen, gone) = (Snapshot { certificates: seen }, Snapshot::default());
+    let before = plan(now, &config, &seen);
+    let again = |now, snapshot: &Snapshot, before: &Plan, touched: &[&str]| {
+        let touched = touched.iter().map(|touched| name(touched)).collect();
+        plan_again(now, &config, snapshot, Some(before.clone()), &touched)
+    };
+    assert_eq!(again(now, &gone, &before, &["b"]), before);
+    assert_eq!(again(now, &gone, &before, &["a"]), plan(now, &config, &gone));
+    let due = before.decisions[0].wake_at;
+    assert_eq!(again(due, &gone, &before, &[]), plan(due, &config, &gone));
+    let ordered = plan(due, &config, &gone);
+    assert_eq!(again(due, &seen, &ordered, &[]), ordered, "what is due stays due");
+    let suspect = START.before(days(1));
+    assert_eq!(again(suspect, &seen, &before, &[]), plan(suspect, &config, &seen));
+}
+
+#[test]
 fn a_target_is_worked_on_until_it_is_live() {
     let at = START.after(days(1));
     let record = |observed: &mut Observed, change: fn(&mut ObservedTarget)| {
