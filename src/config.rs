@@ -799,6 +799,11 @@ impl Reload {
 }
 
 impl Target {
+    /// Whether nobody is asked and nothing is looked at after its files are switched
+    pub const fn is_files_alone(&self) -> bool {
+        self.check.is_none() && self.reload.is_none() && self.verify.is_empty()
+    }
+
     /// The directories that the outputs are in, each once
     pub fn directories(&self) -> Vec<&Path> {
         let mut directories: Vec<_> =

@@ -304,7 +304,10 @@ impl Prepared {
                 }
             }
             deployment.record.installed_at = Some(shared.now());
-            deployment.write(shared).await?;
+            // Of files alone, the next record follows at once.
+            if !fresh || !deployment.target.is_files_alone() {
+                deployment.write(shared).await?;
+            }
             let certificate = deployment.certificate.name.clone();
             let target = deployment.target.name.clone();
             shared.tell(match deployment.why.clone() {

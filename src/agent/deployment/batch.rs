@@ -8,13 +8,16 @@ use tokio::task::JoinSet;
 use super::{Deployment, Installed, begin, joined, recent};
 use crate::agent::Shared;
 use crate::cert::{Fingerprint, Leaf};
-use crate::config::{Endpoint, Hook, Reload};
+use crate::config::{Certificate, Endpoint, Hook, Reload};
 use crate::deploy::{self, HookContext};
 use crate::event::Event;
 use crate::failure::{Failure, Step};
+use crate::name::TargetName;
 use crate::plan::window;
 use crate::probe::{Seen, Unseen, Wanted};
+use crate::store::{Store, StoreError};
 use crate::text::External;
+use crate::time::Timestamp;
 
 /// Deployments that one check and one reload serve
 #[derive(Debug)]
@@ -230,36 +233,24 @@ impl Installed {
         record.failures = 0;
         record.last_failure = None;
         record.not_before = None;
-        if self.deployment.write(shared).await.is_some() {
+        let certificate = Arc::clone(&self.deployment.certificate);
+        let (target, record) = (self.deployment.target.name.clone(), record.clone());
+        let (name, now) = (certificate.name.clone(), shared.now());
+        let done = shared
+            .on_disk(move |store| {
+                store.write_target(&certificate.name, &target, record)?;
+                Ok(clean_up(store, &certificate, &target, now))
+            })
+            .await;
+        let cleaned = done.inspect(|_| {
             shared.tell(Event::Live {
-                certificate: self.deployment.certificate.name.clone(),
+                certificate: name.clone(),
                 target: self.deployment.target.name.clone(),
                 generation: self.generation.meta.number,
                 addresses,
             });
-        }
-        self.clean_up(shared).await;
-    }
-
-    /// Let go of what nothing needs any more
-    async fn clean_up(&self, shared: &Shared) {
-        let certificate = Arc::clone(&self.deployment.certificate);
-        let target = self.deployment.target.name.clone();
-        let (name, now) = (certificate.name.clone(), shared.now());
-        let done = shared
-            .on_disk(move |store| {
-                store.forget_before(&certificate.name, &target)?;
-                let record = store.deploy(&certificate.name, &mut |_| ())?;
-                let in_use: Vec<_> = record
-                    .targets
-                    .values()
-                    .flat_map(|target| [Some(target.generation), target.previous])
-                    .flatten()
-                    .collect();
-                store.prune(&certificate.name, certificate.keep, &in_use, now)
-            })
-            .await;
-        if let Err(error) = done {
+        });
+        if let Err(error) = cleaned.flatten() {
             shared.warn(&name, &error);
         }
     }
@@ -366,6 +357,21 @@ impl Installed {
             }
         }
     }
+}
+
+/// Let go of what nothing needs any more
+fn clean_up(
+    store: &Store,
+    certificate: &Certificate,
+    target: &TargetName,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    store.forget_before(&certificate.name, target)?;
+    let record = store.deploy(&certificate.name, &mut |_| ())?;
+    let targets = record.targets.values();
+    let in_use: Vec<_> =
+        targets.flat_map(|it| [Some(it.generation), it.previous]).flatten().collect();
+    store.prune(&certificate.name, certificate.keep, &in_use, now)
 }
 
 /// Look at all endpoints until they serve what is wanted: how many addresses do, and which do not

@@ -103,9 +103,8 @@ impl Deployment {
                 }
             }
             if fresh {
-                self.keep_before(shared, &generation, &before).await?;
                 self.record.answered = survey.answered;
-                self.write(shared).await?;
+                self.begin(shared, &generation, &before).await?;
             }
         }
         Some(Prepared { deployment: self, generation, leaf, before })
@@ -205,8 +204,8 @@ impl Deployment {
         }
     }
 
-    /// Remember what is in the files, where it is not the previous generation
-    async fn keep_before(
+    /// Remember what is in the files, where it is not the previous generation, and record the rest
+    async fn begin(
         &mut self,
         shared: &Shared,
         next: &Arc<Generation>,
@@ -214,16 +213,22 @@ impl Deployment {
     ) -> Option<()> {
         let (certificate, target) = (Arc::clone(&self.certificate), self.target.clone());
         let (next, previous) = (Arc::clone(next), before.previous.clone());
+        let record = self.record.clone();
         let kept = shared
             .on_disk(move |store| {
-                store.keep_before(&certificate, &target, &next, previous.as_deref())
+                store.keep_before(&certificate, &target, &next, previous.as_deref())?;
+                Ok(store.write_target(&certificate.name, &target.name, record))
             })
             .await;
-        if let Err(error) = kept {
-            self.fail(shared, error.failure(Step::Install), false).await;
-            return None;
+        match kept {
+            Ok(written) => {
+                written.map_err(|error| shared.warn(&self.certificate.name, &error)).ok()
+            }
+            Err(error) => {
+                self.fail(shared, error.failure(Step::Install), false).await;
+                None
+            }
         }
-        Some(())
     }
 }
 
