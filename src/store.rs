@@ -89,8 +89,8 @@ struct Inner {
     /// The state directory whose accounts are used: another one in a rehearsal
     accounts: PathBuf,
     access: Access,
-    /// One is held from reading a record of several targets until it is written, by certificate
-    deploys: [Mutex<()>; 16],
+    /// Held from reading a record of several targets until it is written
+    deploys: Mutex<()>,
     passwords: Passwords,
 }
 
@@ -147,7 +147,7 @@ impl Store {
             root,
             accounts,
             access,
-            deploys: Default::default(),
+            deploys: Mutex::default(),
             passwords: Passwords::default(),
         }))
     }

@@ -1,7 +1,7 @@
 //! Passwords of outputs, read by whoever may read the environment.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::Store;
 use super::error::StoreError;
@@ -71,7 +71,7 @@ impl Store {
     #[must_use]
     pub fn with_passwords(self, passwords: Passwords) -> Self {
         let (root, accounts) = (self.0.root.clone(), self.0.accounts.clone());
-        let (access, deploys) = (self.0.access, Default::default());
+        let (access, deploys) = (self.0.access, Mutex::default());
         Self(Arc::new(super::Inner { root, accounts, access, deploys, passwords }))
     }
 }

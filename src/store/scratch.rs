@@ -1,7 +1,7 @@
 //! A directory for a rehearsal: below the state directory, closed to others, gone afterwards.
 
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::dir::{Dir, random};
 use super::error::StoreError;
@@ -41,7 +41,7 @@ impl Store {
         let own = Self::open(config)?;
         let (root, accounts) = (own.0.root.clone(), self.0.accounts.clone());
         let passwords = self.0.passwords.clone();
-        let (access, deploys) = (Access::ReadWrite, Default::default());
+        let (access, deploys) = (Access::ReadWrite, Mutex::default());
         let inner = Inner { root, accounts, access, deploys, passwords };
         Ok(Self(Arc::new(inner)))
     }
