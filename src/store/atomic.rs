@@ -47,6 +47,7 @@ pub(super) fn install(
 #[derive(Debug)]
 pub(super) struct Commit {
     atomic: Dir,
+    /// The directories of the outputs, and that
     places: BTreeMap<PathBuf, Dir>,
     tag: String,
     steps: Vec<Step>,
@@ -125,7 +126,12 @@ fn begin(
     };
     let before = atomic.link_text(DATA)?;
     let tag = store.tag(&certificate.name);
-    Ok(Commit { atomic, places: open_places(placed)?, tag, steps: Vec::new(), before })
+    let mut places = match &target.layout {
+        Layout::Dir(_) => BTreeMap::new(),
+        Layout::Links | Layout::Copy => open_places(placed)?,
+    };
+    places.insert(atomic.path().to_owned(), atomic.again()?);
+    Ok(Commit { atomic, places, tag, steps: Vec::new(), before })
 }
 
 /// The directory of `dir:`, of which the last part is made when it is missing
@@ -228,7 +234,7 @@ impl Commit {
         Ok(entries)
     }
 
-    /// Build a directory that nothing leads to yet, complete and on disk
+    /// Build a directory that nothing leads to yet, complete; its own name lasts with the switch
     fn build<'a>(
         &self,
         number: u32,
@@ -245,7 +251,6 @@ impl Commit {
         }
         dir.set_mode(mode)?;
         dir.sync()?;
-        self.atomic.sync()?;
         Ok(name)
     }
 
@@ -258,7 +263,8 @@ impl Commit {
 
     /// Links lead to the same content in any order, so those of a directory last together
     fn take_all(&self) -> Result<(), StoreError> {
-        let mut linked = BTreeSet::new();
+        // What was built lasts before anything leads to it.
+        let mut linked = BTreeSet::from([self.atomic.path()]);
         for step in &self.steps {
             if let Step::Link { place, .. } = step {
                 self.take(step)?;

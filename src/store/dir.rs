@@ -69,6 +69,13 @@ impl Dir {
         }
     }
 
+    /// The same directory once more
+    pub(super) fn again(&self) -> Result<Self, StoreError> {
+        let fd = rustix::io::fcntl_dupfd_cloexec(&self.fd, 0)
+            .map_err(|errno| StoreError::system("open", &self.path, errno))?;
+        Ok(Self::from_fd(fd, self.path.clone()))
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

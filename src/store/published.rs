@@ -51,14 +51,12 @@ impl Store {
         Ok(found)
     }
 
-    /// Forget an artefact that is gone
+    /// Forget an artefact that is gone; a power cut may bring the record back, for the next sweep
     ///
     /// # Errors
     /// When the record cannot be removed.
     pub fn forget_published(&self, id: &PublishedId) -> Result<(), StoreError> {
-        let dir = self.ensure(&[PUBLISHED], 0o700)?;
-        dir.unlink(&id.0)?;
-        dir.sync()
+        self.ensure(&[PUBLISHED], 0o700)?.unlink(&id.0)
     }
 }
 

@@ -88,12 +88,12 @@ impl Store {
 
     /// Forget an order that is finished or lost
     ///
+    /// A power cut may bring it back: its generation or the CA says once more that it has ended.
+    ///
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_order(&self, name: &CertName) -> Result<(), StoreError> {
-        let dir = self.ensure_certificate_dir(name)?;
-        dir.unlink(ORDER)?;
-        dir.sync()
+        self.ensure_certificate_dir(name)?.unlink(ORDER)
     }
 
     /// What was tried for a certificate
