@@ -310,29 +310,34 @@ impl Agent {
         let now = self.shared.now();
         let plan = self.plan_again(now);
         self.tell_clock(&plan);
+        let config = Arc::clone(&self.config);
+        let mut crowds = self.crowds();
         let mut deployments = Vec::new();
         for decision in &plan.decisions {
             let name = &decision.certificate;
-            let paused = self.paused.get(name).is_some_and(|until| *until > now);
-            let taken = self.busy.contains_key(name) || self.held_elsewhere.contains(name);
-            let idle = !paused && !taken;
             let seen = self.snapshot.certificates.get(name);
             let leftover = seen.is_some_and(|seen| seen.is_order_finished());
-            let anything = leftover || !decision.actions.is_empty();
-            if !idle || !anything || !rounds.may_start(name) {
+            if !leftover && decision.actions.is_empty() {
                 continue;
             }
-            let Some(certificate) = self.config.certificates.get(name) else { continue };
+            let paused = self.paused.get(name).is_some_and(|until| *until > now);
+            let taken = self.busy.contains_key(name) || self.held_elsewhere.contains(name);
+            let Some(certificate) = config.certificates.get(name) else { continue };
+            if paused || taken || !rounds.may_start(name) {
+                continue;
+            }
             let orders =
                 leftover || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
-            if orders {
-                if self.is_crowded(certificate) {
-                    continue;
-                }
+            if !orders {
+                deployments.push(certificate);
+                continue;
+            }
+            // Each holds a lock and so a file.
+            let Some(issuer) = certificate.issuers.first() else { continue };
+            if crowds.get(issuer).is_none_or(|crowd| *crowd < JOBS_AT_ONCE) {
+                *crowds.entry(issuer.clone()).or_default() += 1;
                 rounds.started(name);
                 self.start_job(certificate.clone());
-            } else {
-                deployments.push(certificate.clone());
             }
         }
         self.plan = Some(plan);
@@ -349,21 +354,28 @@ impl Agent {
     /// A thousand jobs end one after the other, and each would have a thousand decided on.
     fn plan_again(&mut self, now: Timestamp) -> Plan {
         let touched = std::mem::take(&mut self.touched);
-        for (name, observed) in &mut self.snapshot.certificates {
-            if self.plan.is_none() || touched.contains(name) {
-                observed.request = self.requests.get(name).copied().unwrap_or_default();
+        let certificates = &mut self.snapshot.certificates;
+        let requested = |name| self.requests.get(name).copied().unwrap_or_default();
+        if self.plan.is_none() {
+            certificates.iter_mut().for_each(|(name, seen)| seen.request = requested(name));
+        } else {
+            for name in &touched {
+                if let Some(seen) = certificates.get_mut(name) {
+                    seen.request = requested(name);
+                }
             }
         }
         plan::plan_again(now, &self.config, &self.snapshot, self.plan.take(), &touched)
     }
 
-    /// Whether so many jobs are busy with this certificate's issuer that it has to wait
-    ///
-    /// Each holds a lock and so a file; one issuer's jobs are not counted against another's.
-    fn is_crowded(&self, certificate: &Certificate) -> bool {
-        let issuer = certificate.issuers.first();
+    /// How many jobs are busy with each issuer: one's are not counted against another's
+    fn crowds(&self) -> BTreeMap<IssuerName, usize> {
         let orders = self.busy.values().filter(|working| working.kind == job::Kind::Order);
-        orders.filter(|working| working.issuer.as_ref() == issuer).count() >= JOBS_AT_ONCE
+        let mut crowds = BTreeMap::new();
+        for issuer in orders.filter_map(|working| working.issuer.clone()) {
+            *crowds.entry(issuer).or_default() += 1;
+        }
+        crowds
     }
 
     fn start_job(&mut self, certificate: Certificate) {
@@ -381,7 +393,7 @@ impl Agent {
     }
 
     /// Deploy in batches: a server is reloaded once for all that is ready within a moment
-    fn start_deployments(&mut self, ready: Vec<Certificate>, rounds: &mut Rounds) {
+    fn start_deployments(&mut self, ready: Vec<&Certificate>, rounds: &mut Rounds) {
         if ready.is_empty() {
             self.batch_since = None;
             return;
@@ -396,7 +408,7 @@ impl Agent {
         // Each holds its lock, and so a file, until the batch is proven; the others come next.
         let at_work = self.busy.len();
         let room = DEPLOYMENTS_AT_ONCE.saturating_sub(at_work).max(1);
-        let ready = ready.into_iter().take(room).collect();
+        let ready = ready.into_iter().take(room).cloned().collect();
         for group in deployment::group(ready) {
             let mut requests = BTreeMap::new();
             for certificate in &group {

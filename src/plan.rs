@@ -195,34 +195,48 @@ pub fn plan_again(
     before: Option<Plan>,
     touched: &BTreeSet<CertName>,
 ) -> Plan {
-    let clock_suspect = clock_floor(snapshot).filter(|floor| now < *floor);
-    let before = before.filter(|plan| plan.clock_suspect.is_some() == clock_suspect.is_some());
-    let mut before = before.map(|plan| plan.decisions).unwrap_or_default().into_iter().peekable();
-    // What is due stays so until somebody does it.
-    let holds = |decision: &Decision| now < decision.wake_at || !decision.actions.is_empty();
+    let observed = snapshot.certificates.values().map(|observed| &**observed);
+    let clock_suspect = clock_floor(observed).filter(|floor| now < *floor);
     let unseen = Box::default();
-    let decisions: Vec<_> = config
-        .certificates
-        .values()
-        .map(|certificate| {
-            let name = &certificate.name;
-            match before.next_if(|decision| decision.certificate == *name) {
-                Some(decision) if holds(&decision) && !touched.contains(name) => decision,
-                _ => {
-                    let observed = snapshot.certificates.get(name).unwrap_or(&unseen);
-                    decide(now, config, certificate, observed, clock_suspect.is_some())
+    let judge = |certificate: &Certificate| {
+        let observed = snapshot.certificates.get(&certificate.name).unwrap_or(&unseen);
+        decide(now, config, certificate, observed, clock_suspect.is_some())
+    };
+    let certificates = config.certificates.values();
+    let before = before.filter(|plan| plan.clock_suspect.is_some() == clock_suspect.is_some());
+    let decisions = match before {
+        Some(Plan { mut decisions, .. }) if decisions.len() == certificates.len() => {
+            for (decision, certificate) in decisions.iter_mut().zip(certificates) {
+                // What is due stays so until somebody does it.
+                let holds = now < decision.wake_at || !decision.actions.is_empty();
+                let name = &certificate.name;
+                if !holds || touched.contains(name) || decision.certificate != *name {
+                    *decision = judge(certificate);
                 }
             }
-        })
-        .collect();
+            decisions
+        }
+        _ => certificates.map(judge).collect(),
+    };
     let latest = now.after(LONGEST_SLEEP);
     let soonest = decisions.iter().map(|decision| decision.wake_at).min().unwrap_or(latest);
     Plan { decisions, wake_at: soonest.clamp(now, latest), clock_suspect }
 }
 
+/// Decide for one certificate, with no more than itself to tell whether the clock is right
+pub fn plan_one(
+    now: Timestamp,
+    config: &Config,
+    certificate: &Certificate,
+    observed: &Observed,
+) -> Decision {
+    let clock_suspect = clock_floor([observed]).is_some_and(|floor| now < floor);
+    decide(now, config, certificate, observed, clock_suspect)
+}
+
 /// What the clock cannot be before: the time of this source, and of every certificate on disk
-fn clock_floor(snapshot: &Snapshot) -> Option<Timestamp> {
-    let seen = snapshot.certificates.values().filter_map(|observed| observed.held.as_ref());
+fn clock_floor<'a>(observed: impl IntoIterator<Item = &'a Observed>) -> Option<Timestamp> {
+    let seen = observed.into_iter().filter_map(|observed| observed.held.as_ref());
     let newest = seen.map(|held| held.leaf.not_before.before(SKEW)).max();
     newest.max(Some(WRITTEN))
 }

@@ -13,6 +13,7 @@ use crate::failure::{Failure, Step};
 use crate::pem;
 use crate::plan::{Observed, ledger};
 use crate::record::{Attempts, IssuedRecord, OrderRecord, Origin, VERSION};
+use crate::secret::Secret;
 use crate::store::NewGeneration;
 use crate::text::External;
 
@@ -129,6 +130,9 @@ impl Attempt<'_> {
 
     /// The order on disk, if it is this issuer's and still asks for what is wanted
     async fn resume(&self, session: &Session) -> Result<Option<(Order, OrderRecord)>, Failure> {
+        if self.observed.order.is_none() {
+            return Ok(None);
+        }
         let name = self.certificate.name.clone();
         let record = self.shared.on_disk(move |store| store.order(&name, &mut |_| ())).await;
         let record = record.map_err(|error| error.failure(Step::Order))?;
@@ -156,10 +160,8 @@ impl Attempt<'_> {
     /// A new order, on disk with its key before anything else is sent
     async fn place(&self, session: &Session) -> Result<(Order, OrderRecord), Failure> {
         let key_type = self.certificate.key;
-        let made = tokio::task::spawn_blocking(move || acme::key::generate(key_type)).await;
-        let key = made.map_err(|error| Failure::retry(Step::Prepare, error.to_string()))??;
         let identifiers = &self.certificate.identifiers;
-        self.write_down_that_it_begins().await?;
+        let key = self.begin_order().await?;
         let replaced = self.replaced(session);
         let order = session.new_order(identifiers, self.wanted_profile(), replaced).await?;
         let record = OrderRecord {
@@ -180,8 +182,9 @@ impl Attempt<'_> {
         Ok((order, record))
     }
 
-    /// Count the order before it is placed: whoever is killed over it leaves no other trace
-    async fn write_down_that_it_begins(&self) -> Result<(), Failure> {
+    /// Make the key, and count the order before it is placed: whoever is killed over it leaves no
+    /// other trace
+    async fn begin_order(&self) -> Result<Secret<String>, Failure> {
         let before = &self.observed.attempts;
         let attempts = Attempts {
             version: VERSION,
@@ -189,9 +192,18 @@ impl Attempt<'_> {
             begun_at: Some(self.shared.now()),
             ..before.clone()
         };
-        let name = self.certificate.name.clone();
-        let done = self.shared.on_disk(move |store| store.write_attempts(&name, &attempts)).await;
-        done.map_err(|error| error.failure(Step::Order))
+        let (name, key_type) = (self.certificate.name.clone(), self.certificate.key);
+        let done = self
+            .shared
+            .on_disk(move |store| {
+                let key = acme::key::generate(key_type);
+                if key.is_ok() {
+                    store.write_attempts(&name, &attempts)?;
+                }
+                Ok(key)
+            })
+            .await;
+        done.map_err(|error| error.failure(Step::Order))?
     }
 
     /// The predecessor, if this directory and account issued it

@@ -16,7 +16,7 @@ use crate::pem;
 use crate::plan::DeployReason;
 use crate::probe::ServedChain;
 use crate::record::{Generation, TargetRecord};
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::text::External;
 use crate::time::Timestamp;
 
@@ -27,6 +27,14 @@ pub(super) struct Prepared {
     pub(super) generation: Arc<Generation>,
     pub(super) leaf: Leaf,
     pub(super) before: Before,
+}
+
+/// What the disk has of a deployment
+struct Found {
+    generation: Arc<Generation>,
+    previous: Option<Arc<Generation>>,
+    /// The chain that the outputs hold
+    in_files: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// What is there before a deployment, and comes back when it fails
@@ -59,8 +67,8 @@ impl Deployment {
                 ..TargetRecord::default()
             };
         }
-        let generation = match self.load(shared, self.generation).await {
-            Ok(Some(generation)) => generation,
+        let Found { generation, previous, in_files } = match self.find(shared).await {
+            Ok(Some(found)) => found,
             Ok(None) => {
                 let summary =
                     format!("generation {} is not in the state directory", self.generation);
@@ -79,12 +87,7 @@ impl Deployment {
                 return None;
             }
         };
-        let previous = match self.record.previous {
-            // What cannot be read does not come back, and keeps nothing from going forward.
-            Some(number) => self.load(shared, number).await.ok().flatten(),
-            None => None,
-        };
-        let in_files = self.in_files(shared, &leaf, previous.as_deref()).await;
+        let in_files = InFiles::of(in_files.as_deref(), &leaf, previous.as_deref());
         let mut before = Before { previous, leaf: in_files.as_ref().map(InFiles::leaf) };
         let fresh = self.record.installed_at.is_none();
         if self.why == DeployReason::NotLive {
@@ -110,34 +113,21 @@ impl Deployment {
         Some(Prepared { deployment: self, generation, leaf, before })
     }
 
-    async fn load(
-        &self,
-        shared: &Shared,
-        number: u32,
-    ) -> Result<Option<Arc<Generation>>, StoreError> {
-        let name = self.certificate.name.clone();
-        let held = shared.on_disk(move |store| store.generation(&name, number)).await?;
-        Ok(held.map(Arc::new))
-    }
-
-    /// What the files hold before the switch, as far as that can be told
-    async fn in_files(
-        &self,
-        shared: &Shared,
-        new: &Leaf,
-        previous: Option<&Generation>,
-    ) -> Option<InFiles> {
-        let target = self.target.clone();
-        let found = shared.on_disk(move |store| Ok(store.chain_in_outputs(&target))).await;
-        let found = found.ok().flatten().and_then(|chain| Facts::of(&chain).ok());
-        // Of other formats nothing can be read, and after a crash the files are switched already.
-        let found = found.filter(|facts| facts.leaf.fingerprint != new.fingerprint);
-        let held = || Facts::of(&pem::certificates(previous?.chain.as_bytes()).ok()?).ok();
-        let facts = found.or_else(held)?;
-        let is_ours = previous.is_some_and(|previous| {
-            previous.meta.fingerprint == facts.leaf.fingerprint && previous.meta.origin.is_some()
-        });
-        Some(InFiles { facts, is_ours })
+    /// What the disk has of it; `None` when the generation is not there
+    async fn find(&self, shared: &Shared) -> Result<Option<Found>, StoreError> {
+        let (certificate, target) = (Arc::clone(&self.certificate), self.target.clone());
+        let (number, previous) = (self.generation, self.record.previous);
+        let find = move |store: &Store| {
+            let held = store.generation(&certificate.name, number)?;
+            // What cannot be read does not come back, and keeps nothing from going forward.
+            let load = |number| store.generation(&certificate.name, number).ok().flatten();
+            Ok(held.map(|generation| Found {
+                generation: Arc::new(generation),
+                previous: previous.and_then(load).map(Arc::new),
+                in_files: store.chain_in_outputs(&target),
+            }))
+        };
+        shared.on_disk(find).await
     }
 
     /// Ask each endpoint once what it serves
@@ -240,6 +230,23 @@ struct InFiles {
 }
 
 impl InFiles {
+    /// What the files hold before the switch, as far as that can be told
+    fn of(
+        found: Option<&[CertificateDer<'static>]>,
+        new: &Leaf,
+        previous: Option<&Generation>,
+    ) -> Option<Self> {
+        let found = found.and_then(|chain| Facts::of(chain).ok());
+        // Of other formats nothing can be read, and after a crash the files are switched already.
+        let found = found.filter(|facts| facts.leaf.fingerprint != new.fingerprint);
+        let held = || Facts::of(&pem::certificates(previous?.chain.as_bytes()).ok()?).ok();
+        let facts = found.or_else(held)?;
+        let is_ours = previous.is_some_and(|previous| {
+            previous.meta.fingerprint == facts.leaf.fingerprint && previous.meta.origin.is_some()
+        });
+        Some(Self { facts, is_ours })
+    }
+
     fn leaf(&self) -> Leaf {
         self.facts.leaf.clone()
     }
