@@ -264,7 +264,7 @@ fn a_full_disk_leaves_the_old_pair_in_place() {
                 }
             }
             std::fs::remove_file(place.out().join("filler")).unwrap();
-            store.recover_one(&certificate).unwrap();
+            store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
             store.install(&certificate, target, &new).unwrap();
             assert_eq!(state_of(&store, &certificate), OutputState::Current, "{case}");
             let status = Command::new("umount").arg(place.out()).status().unwrap();
@@ -316,7 +316,7 @@ fn a_full_state_directory_loses_nothing_and_forbids_an_order() {
         assert_eq!(observed.damaged, None);
         std::fs::remove_file(place.state().join("filler")).unwrap();
         store.write_attempts(&name(), &attempts).unwrap();
-        store.recover_one(&certificate).unwrap();
+        store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
         let keep = Keep { generations: 0, ..Keep::default() };
         store.prune(&name(), keep, &[1], now()).unwrap();
     }
@@ -546,7 +546,7 @@ fn a_tree_whose_symlinks_were_flattened_takes_the_next_generation() {
         }
         assert_eq!(contents(&certificate), before);
         let store = place.store();
-        store.recover_one(&certificate).unwrap();
+        store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
         assert_eq!(contents(&certificate), before);
         let next = stage(&store);
         store.install(&certificate, target, &next).unwrap();

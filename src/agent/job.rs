@@ -11,9 +11,9 @@ use crate::event::Event;
 use crate::failure::{Failure, Step};
 use crate::name::{CertName, IssuerName, TargetName};
 use crate::plan::window::{self, Seed};
-use crate::plan::{self, Action, Decision, Observed, Reason, Request, Snapshot, backoff};
+use crate::plan::{self, Action, Decision, Observed, Reason, Request, backoff};
 use crate::record::{Attempts, RenewalInfo, VERSION};
-use crate::store::{Lock, StoreError};
+use crate::store::{Lock, Store, StoreError};
 use crate::time::Timestamp;
 
 /// What a job is about
@@ -66,16 +66,17 @@ pub(crate) async fn work(
     mut request: Request,
 ) -> Done {
     let name = certificate.name.clone();
-    let lock = match lock(&shared, &name).await {
-        Ok(Some(lock)) => lock,
+    let certificate = Arc::new(certificate);
+    let (lock, seen) = match take(&shared, &certificate).await {
+        Ok(Some(taken)) => taken,
         Ok(None) => return Done::held_elsewhere(name),
         Err(error) => {
             shared.warn(&name, &error);
-            return Done { paused: Some(shared.now().after(PAUSE)), ..Done::new(name, None) };
+            let (paused, ordered) = (Some(shared.now().after(PAUSE)), Some(Ordered::Failed));
+            return Done { paused, ordered, ..Done::new(name, None) };
         }
     };
-    let certificate = Arc::new(certificate);
-    let mut observed = look(&shared, &certificate).await;
+    let mut observed = Some(seen);
     let (mut paused, mut ordered) = (None, None);
     for _ in 0..ROUNDS {
         let Some(seen) = &mut observed else {
@@ -84,7 +85,7 @@ pub(crate) async fn work(
         };
         // Asked again under the lock: another process may have done it meanwhile.
         seen.request = request;
-        let Some(decision) = decide(&shared, &config, &certificate, seen) else { break };
+        let decision = plan::plan_one(shared.now(), &config, &certificate, seen);
         let Some(action) = decision.actions.iter().find(|a| !matches!(a, Action::Deploy { .. }))
         else {
             break;
@@ -148,8 +149,12 @@ pub(crate) async fn deploy(
     let mut tried = BTreeSet::new();
     for certificate in group {
         let name = certificate.name.clone();
-        match lock(&shared, &name).await {
-            Ok(Some(lock)) => locks.push(lock),
+        let certificate = Arc::new(certificate);
+        let mut seen = match take(&shared, &certificate).await {
+            Ok(Some((lock, seen))) => {
+                locks.push(lock);
+                seen
+            }
             Ok(None) => {
                 done.push(Done::held_elsewhere(name));
                 continue;
@@ -160,15 +165,11 @@ pub(crate) async fn deploy(
                 done.push(Done { paused, ..Done::new(name, None) });
                 continue;
             }
-        }
-        let certificate = Arc::new(certificate);
-        if let Some(mut seen) = look(&shared, &certificate).await {
-            seen.request = requests.get(&name).copied().unwrap_or_default();
-            if let Some(decision) = decide(&shared, &config, &certificate, &seen) {
-                tried.extend(targets(&decision).map(|target| (name.clone(), target.clone())));
-                due.extend(deployment::due(&certificate, &decision, &seen));
-            }
-        }
+        };
+        seen.request = requests.get(&name).copied().unwrap_or_default();
+        let decision = plan::plan_one(shared.now(), &config, &certificate, &seen);
+        tried.extend(targets(&decision).map(|target| (name.clone(), target.clone())));
+        due.extend(deployment::due(&certificate, &decision, &seen));
         done.push(Done::new(name, None));
     }
     deployment::deploy(&shared, due).await;
@@ -177,10 +178,12 @@ pub(crate) async fn deploy(
             continue;
         };
         let certificate = Arc::new(certificate);
-        one.observed = look(&shared, &certificate).await;
+        one.observed = clean_up(&shared, &certificate).await;
         // Success and failure are both on disk by now, unless the disk takes neither.
-        let decision =
-            one.observed.as_ref().and_then(|seen| decide(&shared, &config, &certificate, seen));
+        let decision = one
+            .observed
+            .as_ref()
+            .map(|seen| plan::plan_one(shared.now(), &config, &certificate, seen));
         let name = &one.certificate;
         let again = |target: &TargetName| tried.contains(&(name.clone(), target.clone()));
         if decision.is_none_or(|decision| targets(&decision).any(again)) {
@@ -199,17 +202,24 @@ fn targets(decision: &Decision) -> impl Iterator<Item = &TargetName> {
     })
 }
 
-/// The lock of one certificate, waited for a moment; `None`: another process keeps it
-async fn lock(shared: &Shared, name: &CertName) -> Result<Option<Lock>, StoreError> {
+/// The lock of one certificate, waited for a moment, and what is on disk under it, after putting
+/// right what a crash left; `None`: another process keeps it
+async fn take(
+    shared: &Shared,
+    certificate: &Arc<Certificate>,
+) -> Result<Option<(Lock, Observed)>, StoreError> {
     let mut waited = std::time::Duration::ZERO;
     let mut wait = std::time::Duration::from_millis(10);
     loop {
-        let name = name.clone();
-        if let Some(lock) = shared.on_disk(move |store| store.lock_certificate(&name)).await? {
-            return Ok(Some(lock));
-        }
-        if waited >= LOCK_PATIENCE {
-            return Ok(None);
+        let (wanted, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
+        let taken = shared
+            .on_disk(move |store| {
+                let Some(lock) = store.lock_certificate(&wanted.name)? else { return Ok(None) };
+                Ok(Some((lock, recovered(store, &wanted, &*events)?)))
+            })
+            .await?;
+        if taken.is_some() || waited >= LOCK_PATIENCE {
+            return Ok(taken);
         }
         tokio::time::sleep(wait).await;
         waited += wait;
@@ -217,40 +227,42 @@ async fn lock(shared: &Shared, name: &CertName) -> Result<Option<Lock>, StoreErr
     }
 }
 
-/// See what is on disk under the lock, after putting right what a crash left
+/// See what is on disk after something was done under the lock
 async fn look(shared: &Shared, certificate: &Arc<Certificate>) -> Option<Observed> {
-    let (certificate, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
-    let name = certificate.name.clone();
-    let seen = shared
-        .on_disk(move |store| {
-            let mut tell = |event| events(event);
-            store.recover_one(&certificate)?;
-            let observed = store.observe_one(&certificate, &mut tell);
-            if observed.is_order_finished() {
-                store.remove_order(&certificate.name)?;
-                return Ok(Observed { order: None, ..observed });
-            }
-            Ok(observed)
-        })
-        .await;
-    seen.map_err(|error| shared.warn(&name, &error)).ok()
+    let (wanted, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
+    let seen = shared.on_disk(move |store| see(store, &wanted, &*events)).await;
+    seen.map_err(|error| shared.warn(&certificate.name, &error)).ok()
 }
 
-fn decide(
-    shared: &Shared,
-    config: &Config,
+/// The same after a deployment, of which nothing stays but what is in force
+async fn clean_up(shared: &Shared, certificate: &Arc<Certificate>) -> Option<Observed> {
+    let (wanted, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
+    let seen = shared.on_disk(move |store| recovered(store, &wanted, &*events)).await;
+    seen.map_err(|error| shared.warn(&certificate.name, &error)).ok()
+}
+
+/// What is on disk after putting right what a crash or a switch left
+fn recovered(
+    store: &Store,
     certificate: &Certificate,
-    observed: &Observed,
-) -> Option<Decision> {
-    let only = BTreeMap::from([(certificate.name.clone(), certificate.clone())]);
-    let config = Config {
-        state_dir: config.state_dir.clone(),
-        issuers: config.issuers.clone(),
-        certificates: only,
-        ..*config
-    };
-    let seen = BTreeMap::from([(certificate.name.clone(), Box::new(observed.clone()))]);
-    plan::plan(shared.now(), &config, &Snapshot { certificates: seen }).decisions.pop()
+    events: &(dyn Fn(Event) + Send + Sync),
+) -> Result<Observed, StoreError> {
+    store.recover_one(certificate, &mut |event| events(event))?;
+    see(store, certificate, events)
+}
+
+/// What is on disk under the lock, without an order that came to its end
+fn see(
+    store: &Store,
+    certificate: &Certificate,
+    events: &(dyn Fn(Event) + Send + Sync),
+) -> Result<Observed, StoreError> {
+    let observed = store.observe_one(certificate, &mut |event| events(event));
+    if observed.is_order_finished() {
+        store.remove_order(&certificate.name)?;
+        return Ok(Observed { order: None, ..observed });
+    }
+    Ok(observed)
 }
 
 async fn adopt(shared: &Shared, certificate: &Arc<Certificate>) -> Result<(), ()> {

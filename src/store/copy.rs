@@ -415,7 +415,7 @@ mod tests {
                 if let Some(staged) = lost.and_then(|i: usize| journal.entries[i].staged.as_ref()) {
                     places[&out].unlink(staged).unwrap();
                 }
-                store.recover_one(&certificate).unwrap();
+                store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
                 let now = given(&certificate);
                 if lost.is_some() && renames < 2 {
                     assert_eq!(now, old, "{case}");

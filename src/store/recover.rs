@@ -1,5 +1,7 @@
 //! After a crash: finish or undo what was under way, and sweep up what was unfinished.
 
+use std::ffi::OsString;
+
 use super::dir::{Dir, is_temporary};
 use super::error::StoreError;
 use super::install::{common_owner, open_place};
@@ -35,11 +37,8 @@ impl Store {
         let troubles = in_shares(certificates, |certificates| {
             let mut troubles = Vec::new();
             for certificate in certificates {
-                if let Err(error) = self.recover_one(certificate) {
-                    let message = External::new(error.to_string());
-                    let certificate = Some(certificate.name.clone());
-                    troubles.push(Event::Warned { certificate, message });
-                }
+                let done = self.recover_one(certificate, &mut |event| troubles.push(event));
+                troubles.extend(done.err().map(|error| trouble(certificate, &error)));
             }
             troubles
         });
@@ -48,54 +47,77 @@ impl Store {
 
     /// Finish or undo what a crash left of one certificate; the caller holds its lock
     ///
+    /// What cannot be swept up is reported, and hinders nothing.
+    ///
     /// # Errors
-    /// When a journal cannot be played, or something cannot be removed.
-    pub fn recover_one(&self, certificate: &Certificate) -> Result<(), StoreError> {
+    /// When a journal cannot be played.
+    pub fn recover_one(
+        &self,
+        certificate: &Certificate,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<(), StoreError> {
         self.writable()?;
         // Without its directory nothing was ever begun.
         let Some(home) = self.certificate_dir(&certificate.name)? else { return Ok(()) };
-        for name in home.names()? {
-            if copy::is_journal(&name) {
-                copy::recover(&home, &name.to_string_lossy())?;
-            } else if is_temporary(&name, OWN) {
-                home.remove_tree(&name)?;
-            }
+        let names = home.names()?;
+        for name in names.iter().filter(|name| copy::is_journal(name)) {
+            copy::recover(&home, &name.to_string_lossy())?;
         }
-        if let Some(generations) = home.child(GENERATIONS)? {
-            for name in generations.names()?.iter().filter(|name| is_temporary(name, OWN)) {
-                generation::discard(&generations, name)?;
+        let mut note = |swept: Result<(), StoreError>| {
+            if let Err(error) = swept {
+                report(trouble(certificate, &error));
             }
-        }
-        for folder in [ORIGINALS, BEFORE] {
-            let Some(folder) = home.child(folder)? else { continue };
-            for name in folder.names()? {
-                if let Some(dir) = name.to_str().and_then(|n| folder.child(n).transpose()) {
-                    sweep(&dir?, OWN)?;
-                }
-            }
-        }
+        };
+        note(sweep_home(&home, &names));
         let tag = self.tag(&certificate.name);
         let owners = Owners::default();
         for target in &certificate.targets {
-            if let Layout::Links = target.layout
-                && let Some(dir) = Dir::find(&self.deployed_path(&certificate.name, &target.name))?
-            {
-                atomic::sweep(&dir, None, &tag)?;
+            if let Layout::Links = target.layout {
+                let deployed = Dir::find(&self.deployed_path(&certificate.name, &target.name));
+                let sweep =
+                    |dir: Option<Dir>| dir.map_or(Ok(()), |d| atomic::sweep(&d, None, &tag));
+                note(deployed.and_then(sweep));
             }
             // What is refused here was never written to either.
             let Ok(placed) = self.place(certificate, target, &owners) else { continue };
             for directory in target.directories() {
                 match open_place(directory, common_owner(&placed, directory)) {
                     Ok(dir) if matches!(target.layout, Layout::Dir(_)) => {
-                        atomic::sweep(&dir, None, &tag)?;
+                        note(atomic::sweep(&dir, None, &tag));
                     }
-                    Ok(dir) => sweep(&dir, &tag)?,
+                    Ok(dir) => note(sweep(&dir, &tag)),
                     Err(_) => {}
                 }
             }
         }
         Ok(())
     }
+}
+
+fn trouble(certificate: &Certificate, error: &StoreError) -> Event {
+    let message = External::new(error.to_string());
+    Event::Warned { certificate: Some(certificate.name.clone()), message }
+}
+
+/// Sweep a certificate's own directory, of which these are the names
+fn sweep_home(home: &Dir, names: &[OsString]) -> Result<(), StoreError> {
+    for name in names.iter().filter(|name| is_temporary(name, OWN)) {
+        home.remove_tree(name)?;
+    }
+    if let Some(generations) = home.child(GENERATIONS)? {
+        for name in generations.names()?.iter().filter(|name| is_temporary(name, OWN)) {
+            generation::discard(&generations, name)?;
+        }
+    }
+    for folder in [ORIGINALS, BEFORE] {
+        let Some(folder) = home.child(folder)? else { continue };
+        for name in folder.names()? {
+            if let Some(dir) = name.to_str().and_then(|n| folder.child(n).transpose()) {
+                sweep(&dir?, OWN)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn sweep(dir: &Dir, tag: &str) -> Result<(), StoreError> {

@@ -69,7 +69,7 @@ fn at_every_step(
             check(&certificate, &old, &new);
             drop(commit);
             // The start after it, and the attempt after that.
-            store.recover_one(&certificate).unwrap();
+            store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
             check(&certificate, &old, &new);
             store.install(&certificate, &certificate.targets[0], &generation).unwrap();
             assert_eq!(given(&certificate), new, "{which} {steps}");
@@ -180,7 +180,7 @@ fn the_layout_is_the_one_of_kubernetes() {
     // The one in force, and the one before for who is still in it.
     let kept = Dir::find(&dir).unwrap().unwrap().names().unwrap();
     assert_eq!(kept.iter().filter(|name| is_content_directory(name)).count(), 2);
-    store.recover_one(&certificate).unwrap();
+    store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
     let kept = Dir::find(&dir).unwrap().unwrap().names().unwrap();
     assert_eq!(kept.len(), 4, "{kept:?}");
 }
