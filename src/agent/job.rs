@@ -126,7 +126,7 @@ pub(crate) async fn work(
             break;
         }
         let asked = *action == Action::Issue;
-        observed = look(&shared, &certificate).await;
+        observed = look(&shared, &certificate, see).await;
         // What was issued is deployed before the CA is asked anything else.
         if asked {
             break;
@@ -178,7 +178,8 @@ pub(crate) async fn deploy(
             continue;
         };
         let certificate = Arc::new(certificate);
-        one.observed = clean_up(&shared, &certificate).await;
+        // A switch leaves the directory of before to its readers, with its key: not for longer.
+        one.observed = look(&shared, &certificate, recovered).await;
         // Success and failure are both on disk by now, unless the disk takes neither.
         let decision = one
             .observed
@@ -227,19 +228,15 @@ async fn take(
     }
 }
 
-/// See what is on disk after something was done under the lock
-async fn look(shared: &Shared, certificate: &Arc<Certificate>) -> Option<Observed> {
+/// See under the lock what is on disk now
+async fn look(shared: &Shared, certificate: &Arc<Certificate>, see: See) -> Option<Observed> {
     let (wanted, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
     let seen = shared.on_disk(move |store| see(store, &wanted, &*events)).await;
     seen.map_err(|error| shared.warn(&certificate.name, &error)).ok()
 }
 
-/// The same after a deployment, of which nothing stays but what is in force
-async fn clean_up(shared: &Shared, certificate: &Arc<Certificate>) -> Option<Observed> {
-    let (wanted, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
-    let seen = shared.on_disk(move |store| recovered(store, &wanted, &*events)).await;
-    seen.map_err(|error| shared.warn(&certificate.name, &error)).ok()
-}
+/// A way to look: [`see`] or [`recovered`]
+type See = fn(&Store, &Certificate, &(dyn Fn(Event) + Send + Sync)) -> Result<Observed, StoreError>;
 
 /// What is on disk after putting right what a crash or a switch left
 fn recovered(
@@ -251,7 +248,7 @@ fn recovered(
     see(store, certificate, events)
 }
 
-/// What is on disk under the lock, without an order that came to its end
+/// What is on disk, without an order that came to its end
 fn see(
     store: &Store,
     certificate: &Certificate,
