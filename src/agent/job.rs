@@ -173,7 +173,8 @@ pub(crate) async fn deploy(
         done.push(Done::new(name, None));
     }
     deployment::deploy(&shared, due).await;
-    for one in done.iter_mut().filter(|one| !one.held_elsewhere) {
+    // Nothing is put right without the lock.
+    for one in done.iter_mut().filter(|one| !one.held_elsewhere && one.paused.is_none()) {
         let Some(certificate) = config.certificates.get(&one.certificate).cloned() else {
             continue;
         };
