@@ -321,7 +321,7 @@ fn want(
     if observed.request == Request::Force {
         return (Reason::Forced, now);
     }
-    if observed.attempts.revoked == Some(held.leaf.fingerprint) {
+    if observed.attempts.revoked.contains(&held.leaf.fingerprint) {
         return (Reason::Revoked, now);
     }
     if let Some(drift) = drift(config, certificate, held) {
@@ -382,7 +382,9 @@ fn drift(config: &Config, certificate: &Certificate, held: &Held) -> Option<Drif
     }
     // A certificate from elsewhere tells nothing of its directory.
     let origin = held.meta.origin.as_ref()?;
-    let issuer = issuers(config, certificate).find(|i| i.directory == origin.directory);
+    let at_home = || issuers(config, certificate).filter(|i| i.directory == origin.directory);
+    // Two issuers may differ in their account and profile alone, and one may get another name.
+    let issuer = at_home().find(|i| i.name == origin.issuer).or_else(|| at_home().next());
     let Some(issuer) = issuer else { return Some(Drift::Issuer) };
     let profile = certificate.profile.as_ref().or(issuer.profile.as_ref());
     let same = profile.map(|profile| &profile.name) == origin.profile.as_ref();

@@ -2,7 +2,7 @@
 //!
 //! The store reads and writes them; the planner decides from them; nobody else changes one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -153,12 +153,28 @@ pub struct Attempts {
     /// The recent orders that ended in a certificate, oldest first
     #[serde(default)]
     pub issued: Vec<IssuedRecord>,
-    /// The certificate that the operator had revoked, until another one takes its place
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revoked: Option<Fingerprint>,
+    /// The certificates that the operator had revoked, as long as their generations are kept
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "one_or_many")]
+    pub revoked: BTreeSet<Fingerprint>,
     /// What the CA last suggested for the newest generation
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_info: Option<RenewalInfo>,
+}
+
+/// Takes the single certificate that a record of an earlier build holds, too
+fn one_or_many<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeSet<Fingerprint>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Revoked {
+        One(Fingerprint),
+        Many(BTreeSet<Fingerprint>),
+    }
+    Ok(match Revoked::deserialize(deserializer)? {
+        Revoked::One(one) => BTreeSet::from([one]),
+        Revoked::Many(many) => many,
+    })
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]

@@ -251,7 +251,7 @@ impl CertificateReport {
             state: decision.state.as_str(),
             verified: decision.state == State::Live { verified: true },
             expired: leaf.is_some_and(|leaf| leaf.not_after <= now),
-            revoked: leaf.is_some_and(|l| observed.attempts.revoked == Some(l.fingerprint)),
+            revoked: leaf.is_some_and(|l| observed.attempts.revoked.contains(&l.fingerprint)),
             reason: decision.reason.code(),
             why: decision.reason.to_string(),
             held_back: decision

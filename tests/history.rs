@@ -219,11 +219,23 @@ fn what_is_expired_comes_back_under_force_alone() {
 fn what_is_revoked_comes_back_under_force_alone() {
     let (_ca, site) = calm("site: { names: [a.test], dir: TLS/site }");
     site.renew();
-    force(&site);
-    site.certkeep(&["revoke", "site", "--reason", "superseded", "--generation", "1"]).succeeds();
+    site.certkeep(&["revoke", "site", "--reason", "superseded"]).succeeds();
+    site.renew().says(&["revoked"]);
     site.certkeep(&["rollback", "site"]).exits(1).says(&["generation 1 is revoked", "--force"]);
     site.certkeep(&["generations", "site"]).succeeds().says(&["    revoked"]);
     site.certkeep(&["rollback", "site", "--force"]).succeeds();
+}
+
+#[test]
+fn what_is_revoked_stays_so_when_another_one_is() {
+    let (_ca, site) = calm("site: { names: [a.test], dir: TLS/site }");
+    site.renew();
+    force(&site);
+    site.certkeep(&["revoke", "site", "--reason", "superseded"]).succeeds();
+    site.certkeep(&["revoke", "site", "--reason", "superseded", "--generation", "1"]).succeeds();
+    site.certkeep(&["status"]).exits(1).says(&["revoked"]);
+    let said = site.certkeep(&["generations", "site"]).succeeds();
+    assert_eq!(said.stdout.matches("    revoked").count(), 2, "{}", said.stdout);
 }
 
 #[test]

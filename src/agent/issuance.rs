@@ -328,7 +328,9 @@ impl Attempt<'_> {
             identifiers: leaf.identifiers.iter().cloned().collect(),
             lifetime: leaf.lifetime().as_secs(),
         });
-        let attempts = Attempts { version: VERSION, issued, ..Attempts::default() };
+        // Of generations that are kept, one must not come back for having been replaced.
+        let revoked = self.observed.attempts.revoked.clone();
+        let attempts = Attempts { version: VERSION, issued, revoked, ..Attempts::default() };
         let key = record.key.clone();
         let generation = self
             .shared

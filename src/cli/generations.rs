@@ -33,7 +33,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
             .filter_map(|target| Use::of(number, &target.name, record.targets.get(&target.name)?));
         generations.push(match found {
             Ok((meta, leaf)) => {
-                let revoked = revoked == Some(leaf.fingerprint);
+                let revoked = revoked.contains(&leaf.fingerprint);
                 GenerationReport::new(&meta, &leaf, revoked, uses.collect())
             }
             Err(error) => {

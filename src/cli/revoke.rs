@@ -80,7 +80,8 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
                  hint: revoke it with the client that ordered it",
             ));
         };
-        let issuer = config.issuers.values().find(|issuer| issuer.directory == origin.directory);
+        let at_home = || config.issuers.values().filter(|i| i.directory == origin.directory);
+        let issuer = at_home().find(|i| i.name == origin.issuer).or_else(|| at_home().next());
         let Some(issuer) = issuer else {
             return Err(Stop::new(
                 Exit::Failed,
@@ -94,9 +95,11 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         let fingerprint = generation.meta.fingerprint;
         shared
             .on_disk(move |store| {
-                let attempts = store.attempts(&name, &mut |_| ())?;
-                let revoked = Attempts { version: VERSION, revoked: Some(fingerprint), ..attempts };
-                store.write_attempts(&name, &revoked)
+                let mut attempts = store.attempts(&name, &mut |_| ())?;
+                let kept = store.generations(&name)?;
+                attempts.revoked.retain(|one| kept.iter().any(|meta| meta.fingerprint == *one));
+                attempts.revoked.insert(fingerprint);
+                store.write_attempts(&name, &Attempts { version: VERSION, ..attempts })
             })
             .await
             .map_err(|error: StoreError| Stop::from(error))?;

@@ -1,5 +1,6 @@
 //! `certkeep rollback`: an earlier generation comes back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args;
@@ -137,7 +138,7 @@ fn ways(
         if let Some((_, (_, leaf))) = found
             && !ways.iter().any(|way: &Way| way.number == number)
         {
-            match trouble(leaf, revoked, shared.now()) {
+            match trouble(leaf, &revoked, shared.now()) {
                 Some(trouble) if !arguments.force => {
                     return Err(refused(certificate, number, &trouble));
                 }
@@ -176,8 +177,8 @@ fn before(record: &TargetRecord, whole: &[Whole]) -> Option<u32> {
 }
 
 /// Why clients would refuse a generation
-fn trouble(leaf: &Leaf, revoked: Option<Fingerprint>, now: Timestamp) -> Option<String> {
-    if revoked == Some(leaf.fingerprint) {
+fn trouble(leaf: &Leaf, revoked: &BTreeSet<Fingerprint>, now: Timestamp) -> Option<String> {
+    if revoked.contains(&leaf.fingerprint) {
         return Some("is revoked".to_owned());
     }
     let end = leaf.not_after;

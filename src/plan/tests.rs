@@ -187,7 +187,9 @@ fn the_first_rule_that_applies_is_the_reason() {
         ("emergency", 83, |_, _| {}),
         ("emergency", 200, |_, _| {}),
         ("forced", 1, |_, o| o.request = Request::Force),
-        ("revoked", 1, |_, o| o.attempts.revoked = o.held.as_ref().map(|h| h.leaf.fingerprint)),
+        ("revoked", 1, |_, o| {
+            o.attempts.revoked.extend(o.held.as_ref().map(|h| h.leaf.fingerprint))
+        }),
         ("names-differ", 1, |c, _| {
             certificate(c).identifiers.push(Identifier::parse("b.test").unwrap())
         }),

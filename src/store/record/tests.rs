@@ -1,6 +1,7 @@
 //! Records that are sound, corrupt and from elsewhere.
 
 use super::*;
+use crate::cert::Fingerprint;
 use crate::config::KeyType;
 use crate::name::{Identifier, IssuerName};
 use crate::secret::Secret;
@@ -50,6 +51,9 @@ fn records_come_back_as_they_were() {
     let attempts = Attempts { failures: 3, not_before: Some(now()), ..no_attempts() };
     store.write_attempts(&name, &Attempts { version: 0, ..attempts.clone() }).unwrap();
     assert_eq!(store.attempts(&name, &mut none).unwrap(), attempts);
+    let revoked = Attempts { revoked: [Fingerprint([7; 32])].into(), ..attempts };
+    store.write_attempts(&name, &revoked).unwrap();
+    assert_eq!(store.attempts(&name, &mut none).unwrap(), revoked);
     store.write_deploy(&name, &DeployRecord::default()).unwrap();
     assert_eq!(store.deploy(&name, &mut none).unwrap(), no_deploy());
     store.write_order(&name, &order()).unwrap();
