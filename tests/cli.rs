@@ -7,9 +7,11 @@ mod support;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -167,6 +169,39 @@ fn what_was_rolled_back_says_so_and_what_was_revoked_is_not_well() {
     assert_eq!(status.status.code(), Some(1));
     let site = json(&status)["certificates"][0].clone();
     assert_eq!((&site["state"], &site["revoked"]), (&"live".into(), &true.into()), "{site}");
+}
+
+#[test]
+fn the_demo_renews_until_it_has_renewed_enough() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_certkeep"));
+    let output = demo.args(["--json", "demo", "--renewals", "1", "--lifetime", "10"]).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = json(&output);
+    assert_eq!(said["renewals"], 1, "{said}");
+    assert_eq!(said["failed"], 0, "{said}");
+    assert!(said["handshakes"].as_u64() > Some(10), "{said}");
+    assert!(said["certificates"].as_u64() >= Some(1), "{said}");
+}
+
+/// Ctrl-C reaches every process of the terminal's foreground group.
+#[test]
+fn the_demo_that_is_interrupted_from_the_terminal_lost_no_handshake() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_certkeep"));
+    let demo = demo.args(["demo", "--lifetime", "3600"]).process_group(0);
+    let mut demo = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = BufReader::new(demo.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let said: Vec<_> = lines
+        .inspect(|line| {
+            if line.contains(" live at ") {
+                kill_process_group(Pid::from_child(&demo), Signal::INT).unwrap();
+            }
+        })
+        .collect();
+    let output = demo.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{said:?}");
+    assert!(text.contains(" 0 failed"), "{text}\n{said:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -136,7 +137,8 @@ async fn client(
 
 fn conclude(context: &Context, tally: &Tally, seen: &Handshakes) -> Result<Exit, Stop> {
     let renewals = tally.live.load(Ordering::Relaxed).saturating_sub(1);
-    let exit = if seen.failed == 0 { Exit::Well } else { Exit::Failed };
+    let enough = tally.wanted.is_none_or(|wanted| renewals >= wanted);
+    let exit = if seen.failed == 0 && enough { Exit::Well } else { Exit::Failed };
     if context.json {
         context.print_json(&Shown {
             version: report::VERSION,
@@ -221,6 +223,8 @@ impl Server {
             .arg(folder.with_extension("pid"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // What ends the demo from the terminal ends it last.
+            .process_group(0)
             .spawn()?;
         let mut line = String::new();
         if let Some(output) = child.stdout.take() {
