@@ -205,19 +205,19 @@ impl Agent {
     /// # Errors
     /// When the state directory cannot be looked at.
     pub async fn once(self, request: Request) -> Result<Outcome, StoreError> {
-        self.once_until(request, std::future::pending()).await
+        self.once_until(request, async || std::future::pending().await).await
     }
 
-    /// The same, or as much of it as is done when `stop` completes; deployments are not cut off
+    /// The same, or as much of it as is done when `stop` completes; deployments are brought to
+    /// their end unless it completes once more
     ///
     /// # Errors
     /// When the state directory cannot be looked at.
     pub async fn once_until(
         mut self,
         request: Request,
-        stop: impl Future<Output = ()>,
+        mut stop: impl AsyncFnMut(),
     ) -> Result<Outcome, StoreError> {
-        let mut stop = std::pin::pin!(stop);
         let _at_work = self.begin().await?;
         self.requests = self.config.certificates.keys().map(|n| (n.clone(), request)).collect();
         let mut rounds = Rounds::default();
@@ -231,8 +231,8 @@ impl Agent {
             tokio::select! {
                 Some(done) = self.jobs.join_next() => self.finish(done),
                 () = sleep_until(&*self.shared.clock, batch_ends) => {}
-                () = &mut stop => {
-                    self.drain().await;
+                () = stop() => {
+                    self.drain(stop()).await;
                     self.observe().await?;
                     return Ok(self.outcome());
                 }
@@ -477,17 +477,22 @@ impl Agent {
         }
     }
 
-    /// Let deployments end; orders are cut off, since they go on where they stopped
+    /// Let deployments end, unless `hurry` completes; orders are cut off, since they go on where
+    /// they stopped
     ///
     /// Whether nothing was cut off.
-    async fn drain(&mut self) -> bool {
+    async fn drain(&mut self, hurry: impl Future<Output = ()>) -> bool {
         let mut clean = true;
         for working in self.busy.values().filter(|working| working.kind == job::Kind::Order) {
             working.job.abort();
             clean = false;
         }
         let all = async { while self.jobs.join_next().await.is_some() {} };
-        clean &= tokio::time::timeout(DRAIN, all).await.is_ok();
+        clean &= tokio::select! {
+            () = all => true,
+            () = hurry => false,
+            () = tokio::time::sleep(DRAIN) => false,
+        };
         self.jobs.shutdown().await;
         clean
     }
@@ -538,8 +543,8 @@ const JOBS_AT_ONCE: usize = sessions::ORDERS_AT_ONCE * 4;
 /// Enough for one reload to serve many, and few enough for the files that a process may open
 const DEPLOYMENTS_AT_ONCE: usize = 100;
 
-/// How long a stop waits for servers to be reloaded
-const DRAIN: Duration = Duration::from_secs(25);
+/// How long a stop waits for deployments: less than the units' `TimeoutStopSec`
+const DRAIN: Duration = Duration::from_secs(110);
 
 /// Between two looks whether another process has ended its sweep
 const SWEEP_PAUSE: Duration = Duration::from_millis(20);

@@ -515,6 +515,32 @@ fn the_agent_restores_what_somebody_damages() {
 }
 
 #[test]
+fn the_look_of_each_minute_sees_what_the_kernel_does_not_tell() {
+    let (ca, site) = calm();
+    // With -D it is certkeep that this test holds, and strace that watches from aside.
+    let deaf = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=inotify_init1"];
+    let deaf = [&deaf[..], &["-e", "inject=inotify_init1:error=EMFILE"]].concat();
+    let mut agent = site.start_under(&deaf, &["run"]);
+    wait_until("it is live", PATIENCE, || {
+        (agent.log().contains(" live at ") && site.state_of("site") == "live").then_some(())
+    });
+    assert!(agent.log().contains("by a look each minute only"), "{}", agent.log());
+    let whole = support::read(site.pair().fullchain);
+    support::write(site.pair().fullchain, "damaged");
+    site.configure(
+        "site: { names: [a.test], dir: TLS/site }\nother: { names: [b.test], dir: TLS/other }",
+    );
+    wait_until("the pair is back", MINUTE * 2, || {
+        (std::fs::read_to_string(site.pair().fullchain).ok().as_ref() == Some(&whole)).then_some(())
+    });
+    wait_until("the configuration is taken over", PATIENCE, || {
+        site.tls().join("other/fullchain.pem").exists().then_some(())
+    });
+    assert_eq!(ca.issued(), 2);
+    assert_eq!(agent.terminate(PATIENCE).code(), Some(0), "{}", agent.log());
+}
+
+#[test]
 fn a_second_agent_on_the_same_state_is_turned_away() {
     let (_ca, site) = calm();
     let mut agent = site.start(&["run"]);

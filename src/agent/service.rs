@@ -1,6 +1,7 @@
 //! The agent that stays: one loop over the closed list of what can wake it.
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,7 +60,8 @@ impl Agent {
         let certificates = self.config.certificates.len();
         self.shared.tell(Event::Started { certificates });
         let mut told = Told::new(controls.systemd);
-        let mut reading = Reading { last: Some(Arc::clone(&self.config)), in_force: true };
+        let mut reading =
+            Reading { last: Some(Arc::clone(&self.config)), in_force: true, stamp: None };
         let mut rounds = Rounds::default();
         let mut looked_at = self.shared.now();
         let mut cleared_at = looked_at;
@@ -96,6 +98,9 @@ impl Agent {
                             watch.refresh();
                             refreshed_at = now;
                         }
+                        if reading.is_outdated(&controls.config_path) {
+                            self.take_over(&mut controls, &mut reading, &mut watch);
+                        }
                         self.look_again().await;
                         looked_at = now;
                     }
@@ -111,7 +116,9 @@ impl Agent {
             }
         };
         told.stopping();
-        let drained = self.drain().await;
+        let stopped_again =
+            async { while let Some(Request::Reload) = controls.signals.recv().await {} };
+        let drained = self.drain(stopped_again).await;
         self.remember().await;
         let reason = if drained {
             format!("{stopped}, every job had ended")
@@ -168,18 +175,22 @@ impl Agent {
 
     /// Take a changed configuration over whole, or refuse it whole
     fn take_over(&mut self, controls: &mut Controls, reading: &mut Reading, watch: &mut Watch) {
+        // Before it is read: what changes meanwhile is read again.
+        reading.stamp = Stamp::of(&controls.config_path);
         match (controls.read_config)() {
             Ok(config) if reading.last.as_deref() == Some(&config) => {}
             Ok(config) if config.state_dir != self.config.state_dir => {
                 let errors = vec!["`state_dir` cannot change while running: restart".to_owned()];
                 self.shared.tell(Event::ConfigurationRefused { errors });
-                *reading = Reading { last: Some(Arc::new(config)), in_force: false };
+                reading.last = Some(Arc::new(config));
+                reading.in_force = false;
             }
             Ok(config) => {
                 let certificates = config.certificates.len();
                 self.config = Arc::new(config);
                 self.stamps = Stamps::default();
-                *reading = Reading { last: Some(Arc::clone(&self.config)), in_force: true };
+                reading.last = Some(Arc::clone(&self.config));
+                reading.in_force = true;
                 watch.retarget(self.watched(controls.config_path.clone()));
                 self.shared.tell(Event::ConfigurationAccepted { certificates });
             }
@@ -229,6 +240,38 @@ struct Reading {
     last: Option<Arc<Config>>,
     /// Whether the agent works by it
     in_force: bool,
+    /// The file then; `None` until it was read here
+    stamp: Option<Stamp>,
+}
+
+impl Reading {
+    /// Whether the file may hold something else by now
+    fn is_outdated(&self, path: &Path) -> bool {
+        self.stamp.is_none() || self.stamp != Stamp::of(path)
+    }
+}
+
+/// What changes with a file's content: to read a large one each minute would cost more than all
+/// the rest of an idle agent
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: (u64, u64),
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// Of the file that a path leads to, if there is one
+    fn of(path: &Path) -> Option<Self> {
+        let seen = std::fs::metadata(path).ok()?;
+        Some(Self {
+            inode: (seen.dev(), seen.ino()),
+            length: seen.len(),
+            modified: (seen.mtime(), seen.mtime_nsec()),
+            changed: (seen.ctime(), seen.ctime_nsec()),
+        })
+    }
 }
 
 /// What the service manager was told; that it cannot be reached stops nothing

@@ -71,7 +71,7 @@ pub(crate) async fn one_pass(
     shared.events = progress.events(Arc::clone(&shared.events));
     let mut signals = run::signals()?;
     let mut stopped = None;
-    let stop = async {
+    let stop = async || {
         stopped = Some(match signals.recv().await {
             Some(signal::Request::Stop(by)) => by,
             // Whoever looked at it has gone.

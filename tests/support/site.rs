@@ -164,6 +164,14 @@ impl Site {
         Daemon::start(&mut command, &self.path().join("certkeep.log")).unwrap()
     }
 
+    /// The same, run by an instrument: its program, and the words before certkeep's own
+    pub(crate) fn start_under(&self, instrument: &[&str], arguments: &[&str]) -> Daemon {
+        let mut command = self.bare_with(super::program(instrument[0]));
+        command.args(&instrument[1..]).arg(env!("CARGO_BIN_EXE_certkeep"));
+        command.arg("--config").arg(self.config()).args(arguments);
+        Daemon::start(&mut command, &self.path().join("certkeep.log")).unwrap()
+    }
+
     /// What `status --json` says about a certificate
     #[track_caller]
     pub(crate) fn status(&self, name: &str) -> Value {
