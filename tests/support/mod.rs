@@ -19,13 +19,14 @@ pub(crate) mod process;
 pub(crate) mod site;
 pub(crate) mod world;
 
-use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, Hasher};
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -47,9 +48,16 @@ pub(crate) fn loopback() -> IpAddr {
     Ipv4Addr::new(127, a.clamp(1, 254), b, c.clamp(1, 254)).into()
 }
 
-/// A port that is free at this address now
+/// A port that is free at this address now, and that no other call gave
 pub(crate) fn free_port(address: IpAddr) -> u16 {
-    TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind((address, 0)).unwrap().local_addr().unwrap().port();
+        // The kernel may choose the same one twice, and one server needs several.
+        if GIVEN.lock().unwrap().insert(port) {
+            return port;
+        }
+    }
 }
 
 /// Look until there is something to see
