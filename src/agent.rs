@@ -32,6 +32,7 @@ mod service;
 mod sessions;
 
 pub use deployment::{Deployment, all_targets, deploy};
+pub use job::take;
 pub use rehearsal::{rehearse, sweep};
 pub use secrets::{Secrets, Variables};
 pub use service::{Controls, Reloaded};
@@ -405,10 +406,13 @@ impl Agent {
             return;
         }
         self.batch_since = None;
+        // A server that is being asked about some files is not asked about others meanwhile.
+        let occupied = self.occupied();
+        let ready = ready.into_iter().filter(|it| deployment::servers(it).is_disjoint(&occupied));
         // Each holds its lock, and so a file, until the batch is proven; the others come next.
         let at_work = self.busy.len();
         let room = DEPLOYMENTS_AT_ONCE.saturating_sub(at_work).max(1);
-        let ready = ready.into_iter().take(room).cloned().collect();
+        let ready = ready.take(room).cloned().collect();
         for group in deployment::group(ready) {
             let mut requests = BTreeMap::new();
             for certificate in &group {
@@ -426,6 +430,13 @@ impl Agent {
                 self.busy.insert(name, working);
             }
         }
+    }
+
+    /// The servers that deployments are busy with
+    fn occupied(&self) -> BTreeSet<deployment::Server> {
+        let deployments = self.busy.iter().filter(|(_, it)| it.kind == job::Kind::Deployment);
+        let busy = deployments.filter_map(|(name, _)| self.config.certificates.get(name));
+        busy.flat_map(deployment::servers).collect()
     }
 
     fn batch_ends(&self) -> Timestamp {
@@ -541,7 +552,7 @@ async fn sleep_until(clock: &dyn Clock, at: Timestamp) {
 const JOBS_AT_ONCE: usize = sessions::ORDERS_AT_ONCE * 4;
 
 /// Enough for one reload to serve many, and few enough for the files that a process may open
-const DEPLOYMENTS_AT_ONCE: usize = 100;
+pub const DEPLOYMENTS_AT_ONCE: usize = 100;
 
 /// How long a stop waits for deployments: less than the units' `TimeoutStopSec`
 const DRAIN: Duration = Duration::from_secs(110);

@@ -19,6 +19,7 @@ use crate::systemd::is_journal;
 use crate::time::Clock;
 
 mod account;
+mod attend;
 mod check;
 mod demo;
 mod deploy;

@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use self::batch::Batch;
 use self::prepare::{Before, Prepared};
 use crate::agent::Shared;
 use crate::cert::Leaf;
@@ -95,30 +94,42 @@ pub fn all_targets(
 /// Certificates of which a target of one shares a check or reload with a target of another,
 /// together; the others alone
 pub(crate) fn group(certificates: Vec<Certificate>) -> Vec<Vec<Certificate>> {
-    let mut groups: Vec<(BTreeSet<Shares>, Vec<Certificate>)> = Vec::new();
-    for certificate in certificates {
-        let all = certificate.targets.iter().map(shares);
-        let mut shares: BTreeSet<_> =
-            all.filter(|(check, reload)| check.is_some() || reload.is_some()).collect();
-        let (joined, apart): (Vec<_>, Vec<_>) =
-            groups.into_iter().partition(|(theirs, _)| !theirs.is_disjoint(&shares));
-        let mut together = Vec::new();
-        for (theirs, members) in joined {
-            shares.extend(theirs);
-            together.extend(members);
-        }
-        together.push(certificate);
-        groups = apart;
-        groups.push((shares, together));
-    }
-    groups.into_iter().map(|(_, members)| members).collect()
+    connected(certificates.into_iter().map(|one| (servers(&one), one)))
 }
 
-/// What deployments have in common when one reload serves them
-type Shares = (Option<Hook>, Option<Reload>);
+/// A check or a reload: what has one in common with another is about the same server
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Server {
+    CheckedBy(Hook),
+    ReloadedBy(Reload),
+}
 
-fn shares(target: &Target) -> Shares {
-    (target.check.clone(), target.reload.clone())
+/// The servers of a certificate's targets
+pub(crate) fn servers(certificate: &Certificate) -> BTreeSet<Server> {
+    certificate.targets.iter().flat_map(servers_of).collect()
+}
+
+fn servers_of(target: &Target) -> impl Iterator<Item = Server> {
+    let check = target.check.clone().map(Server::CheckedBy);
+    check.into_iter().chain(target.reload.clone().map(Server::ReloadedBy))
+}
+
+/// Together what is about a common server, be it by way of a third
+fn connected<T>(all: impl IntoIterator<Item = (BTreeSet<Server>, T)>) -> Vec<Vec<T>> {
+    let mut groups: Vec<(BTreeSet<Server>, Vec<T>)> = Vec::new();
+    for (mut servers, one) in all {
+        let (joined, apart): (Vec<_>, Vec<_>) =
+            groups.into_iter().partition(|(theirs, _)| !theirs.is_disjoint(&servers));
+        let mut together = Vec::new();
+        for (theirs, members) in joined {
+            servers.extend(theirs);
+            together.extend(members);
+        }
+        together.push(one);
+        groups = apart;
+        groups.push((servers, together));
+    }
+    groups.into_iter().map(|(_, members)| members).collect()
 }
 
 /// Bring each deployment as far as it gets; what fails is recorded and stops no other, but those
@@ -173,19 +184,30 @@ async fn together(shared: &Shared, due: Vec<Deployment>) {
         let shared = shared.clone();
         preparing.spawn(async move { deployment.prepare(&shared).await });
     }
-    let mut batches: BTreeMap<Shares, Vec<Installed>> = BTreeMap::new();
+    // What one reload serves; where there is none, what one check is about.
+    let mut batches: BTreeMap<Option<Server>, Vec<Prepared>> = BTreeMap::new();
     while let Some(prepared) = joined(shared, &mut preparing).await {
         let Some(prepared) = prepared else { continue };
-        let key = shares(&prepared.deployment.target);
-        if let Some(installed) = prepared.install(shared).await {
-            batches.entry(key).or_default().push(installed);
-        }
+        let key = servers_of(&prepared.deployment.target).last();
+        batches.entry(key).or_default().push(prepared);
     }
+    let servers = |members: &[Prepared]| {
+        members.iter().flat_map(|member| servers_of(&member.deployment.target)).collect()
+    };
+    let batches = batches.into_values().map(|members| (servers(&members), members));
     let mut running = JoinSet::new();
-    for ((check, reload), members) in batches {
+    for in_turn in connected(batches) {
         let shared = shared.clone();
-        let batch = Batch { check, reload, members };
-        running.spawn(async move { batch.run(&shared).await });
+        running.spawn(async move {
+            // A check sees all of its server's files: none of the next batch is among them yet.
+            for members in in_turn {
+                let mut installed = Vec::with_capacity(members.len());
+                for member in members {
+                    installed.extend(member.install(&shared).await);
+                }
+                batch::run(&shared, installed).await;
+            }
+        });
     }
     while joined(shared, &mut running).await.is_some() {}
 }
@@ -323,7 +345,15 @@ impl Prepared {
             deployment.write(shared).await?;
         }
         let settled = !fresh && deployment.record.live_at.is_some();
-        (!settled).then_some(Installed { deployment, generation, leaf, before, reversible })
+        let refused = None;
+        (!settled).then_some(Installed {
+            deployment,
+            generation,
+            leaf,
+            before,
+            reversible,
+            refused,
+        })
     }
 }
 
@@ -336,6 +366,8 @@ struct Installed {
     before: Before,
     /// Whether there is a way back: what was put right or is loaded again was there before, too
     reversible: bool,
+    /// Why the files from before are back, while others are tried
+    refused: Option<Failure>,
 }
 
 pub(crate) fn begin(shared: &Shared, certificate: &Certificate, step: Step) {

@@ -206,7 +206,10 @@ fn targets(decision: &Decision) -> impl Iterator<Item = &TargetName> {
 
 /// The lock of one certificate, waited for a moment, and what is on disk under it, after putting
 /// right what a crash left; `None`: another process keeps it
-async fn take(
+///
+/// # Errors
+/// When the lock cannot be taken, or what a crash left cannot be put right.
+pub async fn take(
     shared: &Shared,
     certificate: &Arc<Certificate>,
 ) -> Result<Option<(Lock, Observed)>, StoreError> {

@@ -25,6 +25,7 @@ pub async fn rehearse(
     let (name, place) = (certificate.name.clone(), target.name.clone());
     let held = shared
         .on_disk(move |store| {
+            store.refuse_halfway(&name)?;
             let record = store.deploy(&name, &mut |_| ())?;
             match record.targets.get(&place).and_then(TargetRecord::in_force) {
                 Some(number) => store.generation(&name, number),

@@ -1,18 +1,20 @@
 //! `certkeep deploy`: install, reload and verify what is held.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args;
 
 use crate::agent::{self, Shared, all_targets};
+use crate::cli::attend::attended;
 use crate::cli::{Context, Exit, Stop, plan, setup};
 use crate::config::Config;
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::name::{CertName, TargetName};
 use crate::plan::Request;
-use crate::report::{self, Report};
-use crate::text::Count;
+use crate::report::{self, CertificateReport, Report};
+use crate::text::{Count, External};
 
 /// Install, reload and verify what the state directory holds; orders nothing
 #[derive(Debug, Args)]
@@ -32,38 +34,73 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     if arguments.test {
         return rehearse(context, &config);
     }
-    setup::runtime()?.block_on(async {
+    let (elsewhere, failed) = setup::runtime()?.block_on(async {
         let shared = setup::shared(context, &config)?;
-        let _at_work = shared.at_work().await?;
-        for certificate in config.certificates.values() {
-            let name = certificate.name.clone();
-            let Some(_lock) = shared.store.lock_certificate(&name)? else {
-                return Err(held(&name));
-            };
-            let certificate = Arc::new(certificate.clone());
-            let observed = {
-                let (certificate, events) = (Arc::clone(&certificate), Arc::clone(&shared.events));
-                let looked = shared
-                    .on_disk(move |store| Ok(store.observe_one(&certificate, &mut |e| events(e))));
-                looked.await?
-            };
-            let Some(held) = &observed.held else {
-                let message = crate::text::External::new("there is no certificate to deploy yet");
-                shared.tell(Event::Warned { certificate: Some(name), message });
-                continue;
-            };
-            let reason = "the operator asks for it";
-            let due = all_targets(&certificate, held.meta.number, &observed, reason);
-            agent::deploy(&shared, due).await;
-        }
-        Ok(())
+        attended(context, shared, async |shared| deploy_all(shared, &config).await).await
     })?;
     let report = plan::observe(context, &config, Request::None);
     plan::print(context, &report, Report::status)?;
-    Ok(if report.all_well() { Exit::Well } else { Exit::Failed })
+    conclude(&report, elsewhere, failed)
 }
 
-pub(crate) fn held(name: &CertName) -> Stop {
+/// Deploy what each certificate has; gives those that another process works on, and those that
+/// could not be looked at
+async fn deploy_all(shared: &Shared, config: &Config) -> Result<(Names, Names), Stop> {
+    let _at_work = shared.at_work().await?;
+    let (mut elsewhere, mut failed) = (Names::new(), Names::new());
+    let all: Vec<_> = config.certificates.values().cloned().map(Arc::new).collect();
+    // Each holds its lock, and so a file.
+    for some in all.chunks(agent::DEPLOYMENTS_AT_ONCE) {
+        let (mut locks, mut due) = (Vec::new(), Vec::new());
+        for certificate in some {
+            let name = certificate.name.clone();
+            let warn = |message: String| {
+                let message = External::new(message);
+                shared.tell(Event::Warned { certificate: Some(name.clone()), message });
+            };
+            let (lock, observed) = match agent::take(shared, certificate).await {
+                Ok(Some(taken)) => taken,
+                Ok(None) => {
+                    elsewhere.insert(name);
+                    continue;
+                }
+                Err(error) => {
+                    warn(error.to_string());
+                    failed.insert(name);
+                    continue;
+                }
+            };
+            locks.push(lock);
+            match &observed.held {
+                Some(held) => {
+                    let (number, reason) = (held.meta.number, "the operator asks for it");
+                    due.extend(all_targets(certificate, number, &observed, reason));
+                }
+                None => warn("there is no certificate to deploy yet".to_owned()),
+            }
+        }
+        agent::deploy(shared, due).await;
+    }
+    Ok((elsewhere, failed))
+}
+
+type Names = BTreeSet<CertName>;
+
+/// How a command about several certificates ends: what failed comes before what others hold
+pub(crate) fn conclude(report: &Report, elsewhere: Names, failed: Names) -> Result<Exit, Stop> {
+    let ours = report.certificates.iter().filter(|it| !elsewhere.contains(&it.name));
+    let well = failed.is_empty() && ours.into_iter().all(CertificateReport::is_well);
+    match elsewhere.is_empty() {
+        true => Ok(if well { Exit::Well } else { Exit::Failed }),
+        false => {
+            let names: Vec<_> = elsewhere.iter().map(CertName::as_str).collect();
+            let exit = if well { Exit::Held } else { Exit::Failed };
+            Err(Stop { exit, ..held(&names.join(", ")) })
+        }
+    }
+}
+
+pub(crate) fn held(name: &(impl std::fmt::Display + ?Sized)) -> Stop {
     Stop::new(
         Exit::Held,
         format!(
@@ -92,7 +129,7 @@ struct RehearsedTarget {
 fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
     let targets = setup::runtime()?.block_on(async {
         let shared = setup::shared(context, config)?;
-        Ok::<_, Stop>(rehearse_all(&shared, config).await)
+        attended(context, shared, async |shared| rehearse_all(shared, config).await).await
     })?;
     let well = targets.iter().all(|target| target.failure.is_none());
     if context.json {
@@ -115,9 +152,14 @@ fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
     Ok(if well { Exit::Well } else { Exit::Failed })
 }
 
-async fn rehearse_all(shared: &Shared, config: &Config) -> Vec<RehearsedTarget> {
+async fn rehearse_all(shared: &Shared, config: &Config) -> Result<Vec<RehearsedTarget>, Stop> {
+    let _at_work = shared.at_work().await?;
     let mut rehearsed = Vec::new();
     for certificate in config.certificates.values() {
+        // Nobody switches files while the server is asked about them.
+        let Some(_lock) = shared.store.lock_certificate(&certificate.name)? else {
+            return Err(held(&certificate.name));
+        };
         for target in &certificate.targets {
             let outcome = agent::rehearse(shared, certificate, target).await;
             rehearsed.push(RehearsedTarget {
@@ -128,5 +170,5 @@ async fn rehearse_all(shared: &Shared, config: &Config) -> Vec<RehearsedTarget> 
             });
         }
     }
-    rehearsed
+    Ok(rehearsed)
 }

@@ -6,9 +6,8 @@ use clap::Args;
 
 use crate::agent::{Agent, Outcome, Shared};
 use crate::cli::progress::Progress;
-use crate::cli::{Context, Exit, Stop, plan, rehearse, run, setup};
+use crate::cli::{Context, Exit, Stop, deploy, plan, rehearse, run, setup};
 use crate::config::Config;
-use crate::name::CertName;
 use crate::plan::Request;
 use crate::report::Report;
 use crate::signal;
@@ -43,7 +42,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         return plan::print(context, &report, Report::plan).map(|()| Exit::Well);
     }
     let (outcome, stopped) = pass(context, config, request)?;
-    let exit = conclude(context, &outcome)?;
+    let exit = conclude(context, outcome)?;
     match stopped {
         Some(by) => Err(Stop::new(Exit::Failed, format!("stopped by {by}; it goes on next time"))),
         None => Ok(exit),
@@ -84,25 +83,11 @@ pub(crate) async fn one_pass(
 }
 
 /// Say how a pass ended
-fn conclude(context: &Context, outcome: &Outcome) -> Result<Exit, Stop> {
+fn conclude(context: &Context, outcome: Outcome) -> Result<Exit, Stop> {
     if context.json {
         context.print_json(&outcome.report)?;
     } else {
         context.print(&outcome.report.outcome())?;
     }
-    if !outcome.held_elsewhere.is_empty() {
-        let names: Vec<_> = outcome.held_elsewhere.iter().map(CertName::as_str).collect();
-        let names = names.join(", ");
-        return Err(Stop::new(
-            Exit::Held,
-            format!(
-                "another process works on {names}\n  hint: wait for it, or look at `certkeep status`"
-            ),
-        ));
-    }
-    Ok(if outcome.report.all_well() && outcome.failed.is_empty() {
-        Exit::Well
-    } else {
-        Exit::Failed
-    })
+    deploy::conclude(&outcome.report, outcome.held_elsewhere, outcome.failed)
 }

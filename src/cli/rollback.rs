@@ -7,6 +7,7 @@ use clap::Args;
 
 use crate::agent::{self, Shared, all_targets};
 use crate::cert::{Fingerprint, Leaf};
+use crate::cli::attend::attended;
 use crate::cli::{Context, Exit, Stop, deploy, plan, setup};
 use crate::config::{Certificate, Config, Target};
 use crate::event::Event;
@@ -48,26 +49,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     let names: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
     setup::runtime()?.block_on(async {
         let shared = setup::shared(context, &config)?;
-        let _at_work = shared.at_work().await?;
-        let Some(_lock) = shared.store.lock_certificate(&certificate.name)? else {
-            return Err(deploy::held(&certificate.name));
-        };
-        let ways = ways(&shared, &certificate, &targets, arguments)?;
-        let (wanted, events) = (Arc::new(certificate), Arc::clone(&shared.events));
-        let due = shared
-            .on_disk(move |store| {
-                let mut observed = store.observe_one(&wanted, &mut |event| events(event));
-                pin(store, &wanted, &ways, &mut observed)?;
-                let due = ways.into_iter().flat_map(|Way { target, number }| {
-                    let targets = vec![target];
-                    let only = Arc::new(Certificate { targets, ..(*wanted).clone() });
-                    all_targets(&only, number, &observed, "the operator goes back to it")
-                });
-                Ok(due.collect())
-            })
-            .await?;
-        agent::deploy(&shared, due).await;
-        Ok(())
+        attended(context, shared, async |shared| {
+            go_back(shared, certificate, &targets, arguments).await
+        })
+        .await
     })?;
     let report = plan::observe(context, &config, Request::None);
     plan::print(context, &report, Report::status)?;
@@ -76,6 +61,33 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         false => report.certificates.iter().all(|certificate| is_live(certificate, &names)),
     };
     Ok(if well { Exit::Well } else { Exit::Failed })
+}
+
+async fn go_back(
+    shared: &Shared,
+    certificate: Certificate,
+    targets: &[Target],
+    arguments: &Arguments,
+) -> Result<(), Stop> {
+    let _at_work = shared.at_work().await?;
+    let certificate = Arc::new(certificate);
+    let Some((_lock, mut observed)) = agent::take(shared, &certificate).await? else {
+        return Err(deploy::held(&certificate.name));
+    };
+    let ways = ways(shared, &certificate, targets, arguments)?;
+    let due = shared
+        .on_disk(move |store| {
+            pin(store, &certificate, &ways, &mut observed)?;
+            let due = ways.into_iter().flat_map(|Way { target, number }| {
+                let targets = vec![target];
+                let only = Arc::new(Certificate { targets, ..(*certificate).clone() });
+                all_targets(&only, number, &observed, "the operator goes back to it")
+            });
+            Ok(due.collect())
+        })
+        .await?;
+    agent::deploy(shared, due).await;
+    Ok(())
 }
 
 /// The targets given on the command line, or all of them

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::config::{Certificate, Layout};
 use crate::event::Event;
+use crate::name::CertName;
 use crate::text::External;
 
 impl Store {
@@ -91,6 +92,22 @@ impl Store {
             }
         }
         Ok(())
+    }
+
+    /// Take care that no switch of a certificate's files is halfway
+    ///
+    /// # Errors
+    /// When a crash left one so, or when nobody can tell.
+    pub fn refuse_halfway(&self, name: &CertName) -> Result<(), StoreError> {
+        let Some(home) = self.certificate_dir(name)? else { return Ok(()) };
+        match home.names()?.into_iter().find(copy::is_journal) {
+            None => Ok(()),
+            Some(journal) => Err(StoreError::refused(
+                home.join(journal),
+                "is what a switch of files left that was interrupted",
+                format!("certkeep deploy {name} finishes or undoes it"),
+            )),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What one check and one reload serve: forward until it is seen on the wire, or back.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use tokio::task::JoinSet;
 use super::{Deployment, Installed, begin, joined, recent};
 use crate::agent::Shared;
 use crate::cert::{Fingerprint, Leaf};
-use crate::config::{Certificate, Endpoint, Hook, Reload};
+use crate::config::{Certificate, Endpoint};
 use crate::deploy::{self, HookContext};
 use crate::event::Event;
 use crate::failure::{Failure, Step};
@@ -19,28 +20,52 @@ use crate::store::{Store, StoreError};
 use crate::text::External;
 use crate::time::Timestamp;
 
-/// Deployments that one check and one reload serve
+/// Bring deployments that one reload serves as far as they get
+///
+/// Where the server refuses many at once and takes what was there before, it is asked about one
+/// half and then the other: one that is refused is not the failure of all.
+pub(super) async fn run(shared: &Shared, members: Vec<Installed>) {
+    let mut waiting = vec![members];
+    let mut attempts = MOST_ATTEMPTS;
+    while let Some(members) = waiting.pop() {
+        attempts = attempts.saturating_sub(1);
+        // The last attempts are for what waits: each half is tried once at least.
+        let may_split = attempts > waiting.len() + 1;
+        let halves = Batch { members }.attempt(shared, may_split).await;
+        waiting.extend(halves.into_iter().flatten());
+    }
+}
+
+/// How often a server is asked in all when it refuses some of many: enough to find one in a
+/// hundred, and few enough for a server whose reload is felt
+const MOST_ATTEMPTS: usize = 16;
+
+/// Deployments that one reload serves
 #[derive(Debug)]
-pub(super) struct Batch {
-    pub(super) check: Option<Hook>,
-    pub(super) reload: Option<Reload>,
-    pub(super) members: Vec<Installed>,
+struct Batch {
+    members: Vec<Installed>,
 }
 
 /// A deployment that has to go back, and why
 type Refused = (Installed, Failure);
 
 impl Batch {
-    /// Bring all of it as far as it gets
-    pub(super) async fn run(mut self, shared: &Shared) {
+    /// Bring all of it as far as it gets; gives two halves to be tried one by one where it was
+    /// refused as a whole and may be split
+    async fn attempt(mut self, shared: &Shared, may_split: bool) -> Option<[Vec<Installed>; 2]> {
+        self.put_forward(shared).await;
+        if self.members.is_empty() {
+            return None;
+        }
         let loaded = match self.ask(shared, Files::New).await {
             Ok(()) => self.load(shared, Files::New).await,
             Err(failure) => Err(failure),
         };
         let members = std::mem::take(&mut self.members);
         if let Err(failure) = loaded {
+            let may_split = may_split && members.len() > 1;
             let refused = members.into_iter().map(|member| (member, failure.clone())).collect();
-            return self.go_back(shared, refused).await;
+            return self.go_back(shared, refused, may_split).await;
         }
         let mut verifying = JoinSet::new();
         for mut member in members {
@@ -58,25 +83,51 @@ impl Batch {
         while let Some(verified) = joined(shared, &mut verifying).await {
             refused.extend(verified);
         }
-        if !refused.is_empty() {
-            self.go_back(shared, refused).await;
+        // A server that died of it once is not made to die again.
+        self.go_back(shared, refused, false).await
+    }
+
+    /// Install again what went back before this attempt
+    async fn put_forward(&mut self, shared: &Shared) {
+        for mut member in std::mem::take(&mut self.members) {
+            match &member.refused {
+                Some(failure) if !member.put_forward(shared).await => {
+                    let failure = failure.clone();
+                    member.deployment.fail(shared, failure, true).await;
+                }
+                _ => {
+                    member.refused = None;
+                    self.members.push(member);
+                }
+            }
         }
     }
 
-    /// The server's own check of the files that are there now
+    /// The server's own checks of the files that are there now, each once
     async fn ask(&self, shared: &Shared, files: Files) -> Result<(), Failure> {
-        let (Some(check), Some(first)) = (&self.check, self.members.first()) else { return Ok(()) };
-        begin(shared, &first.deployment.certificate, Step::Check);
-        let contexts: Vec<_> = self.members.iter().map(|member| member.context(files)).collect();
-        deploy::check(check, &contexts, &|event| shared.tell(event)).await
+        let checks = self.members.iter().map(|member| &member.deployment.target.check);
+        let checks: BTreeSet<_> = checks.flatten().collect();
+        for check in checks {
+            let asks = |it: &&Installed| it.deployment.target.check.as_ref() == Some(check);
+            let members: Vec<_> = self.members.iter().filter(asks).collect();
+            if let Some(first) = members.first() {
+                begin(shared, &first.deployment.certificate, Step::Check);
+            }
+            let contexts: Vec<_> = members.iter().map(|member| member.context(files)).collect();
+            deploy::check(check, &contexts, &|event| shared.tell(event)).await?;
+        }
+        Ok(())
     }
 
     /// Make the server load the files that are there now
     async fn load(&mut self, shared: &Shared, files: Files) -> Result<(), Failure> {
-        let (Some(reload), Some(first)) = (&self.reload, self.members.first()) else {
+        let Some(Deployment { certificate, target, .. }) =
+            self.members.first().map(|m| &m.deployment)
+        else {
             return Ok(());
         };
-        begin(shared, &first.deployment.certificate, Step::Reload);
+        let Some(reload) = target.reload.clone() else { return Ok(()) };
+        begin(shared, certificate, Step::Reload);
         let now = shared.now();
         for Installed { deployment, .. } in &mut self.members {
             deployment.record.reloads = recent(&deployment.record.reloads, now);
@@ -87,38 +138,69 @@ impl Batch {
             }
         }
         let contexts: Vec<_> = self.members.iter().map(|member| member.context(files)).collect();
-        deploy::reload(reload, &contexts, &|event| shared.tell(event)).await
+        deploy::reload(&reload, &contexts, &|event| shared.tell(event)).await
     }
 
-    /// Put back what was there before, have it loaded again, and say whose fault it was
+    /// Put back what was there before, have it loaded again, and say whose fault it was, unless
+    /// halves are to tell
     ///
     /// A target that had nothing before keeps the new files: nothing is not better.
-    async fn go_back(&mut self, shared: &Shared, refused: Vec<Refused>) {
-        let mut failures = Vec::new();
+    async fn go_back(
+        mut self,
+        shared: &Shared,
+        refused: Vec<Refused>,
+        may_split: bool,
+    ) -> Option<[Vec<Installed>; 2]> {
+        let mut staying = Vec::new();
+        let why = refused.first().map(|(_, failure)| failure.to_string()).unwrap_or_default();
         for (mut member, failure) in refused {
             if member.put_back(shared).await {
+                member.refused = Some(failure);
                 self.members.push(member);
-                failures.push(failure);
             } else {
-                member.deployment.fail(shared, failure, false).await;
+                staying.push((member, failure));
             }
         }
-        if self.members.is_empty() {
-            return;
-        }
-        let verdict = match self.ask(shared, Files::Before).await {
-            Err(_) => Verdict::RefusesBoth,
-            Ok(()) => match self.load(shared, Files::Before).await {
-                Err(failure) => Verdict::NotLoaded(failure.summary),
-                Ok(()) => Verdict::Loaded,
-            },
+        let verdict = match self.members.is_empty() {
+            true => None,
+            false => Some(self.judge(shared).await),
         };
+        if may_split && matches!(verdict, Some(Verdict::Loaded)) {
+            let staying = staying.into_iter().map(|(member, _)| member);
+            let mut first: Vec<_> = staying.chain(self.members).collect();
+            let message = External::new(format!(
+                "{why}; of {} certificates, and the server takes those before them: one half is \
+                 tried after the other",
+                first.len()
+            ));
+            shared.tell(Event::Warned { certificate: None, message });
+            let second = first.split_off(first.len() / 2);
+            return Some([second, first]);
+        }
+        for (mut member, failure) in staying {
+            member.deployment.fail(shared, failure, false).await;
+        }
         let mut going = JoinSet::new();
-        for (member, failure) in std::mem::take(&mut self.members).into_iter().zip(failures) {
-            let (shared, verdict) = (shared.clone(), verdict.clone());
+        for mut member in self.members {
+            let (Some(failure), Some(verdict)) = (member.refused.take(), verdict.clone()) else {
+                continue;
+            };
+            let shared = shared.clone();
             going.spawn(async move { member.conclude(&shared, failure, verdict).await });
         }
         while joined(shared, &mut going).await.is_some() {}
+        None
+    }
+
+    /// What the server makes of the files that are back
+    async fn judge(&mut self, shared: &Shared) -> Verdict {
+        if self.ask(shared, Files::Before).await.is_err() {
+            return Verdict::RefusesBoth;
+        }
+        match self.load(shared, Files::Before).await {
+            Ok(()) => Verdict::Loaded,
+            Err(failure) => Verdict::NotLoaded(failure.summary),
+        }
     }
 }
 
