@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::dir::{Attributes, Dir, temporary_name};
 use super::error::StoreError;
-use super::install::{Placed, open_place, open_places};
+use super::install::{Placed, common_owner, open_place, open_places};
 use super::label::Labels;
 use super::original::{Kept, Original, Was};
 use super::record::{self, Reading, Record};
@@ -46,7 +46,8 @@ pub(super) fn install(
     let changes = changes.map(|((place, content), (_, present))| {
         let labels = present.content().map(|held| held.labels.clone()).unwrap_or_default();
         let new = New::File(content.parts(), place.attributes, labels);
-        Change { directory: place.directory, name: place.name, new }
+        let owner = common_owner(placed, place.directory);
+        Change { directory: place.directory, owner, name: place.name, new }
     });
     switch(store, certificate, target, &places, changes)
 }
@@ -67,7 +68,8 @@ pub(super) fn restore(
             Was::File(held) => New::Again(held),
             Was::Link { text, .. } => New::Link(text.as_ref()),
         };
-        Some(Change { directory: place.directory, name: place.name, new })
+        let owner = common_owner(&placed, place.directory);
+        Some(Change { directory: place.directory, owner, name: place.name, new })
     });
     switch(store, certificate, target, &places, changes)
 }
@@ -75,6 +77,8 @@ pub(super) fn restore(
 /// What is to become of one path
 struct Change<'a> {
     directory: &'a Path,
+    /// Whose files the directory is for
+    owner: u32,
     name: &'a OsStr,
     new: New<'a>,
 }
@@ -170,11 +174,7 @@ fn stage(
         staged: None,
         digest: None,
         previous: None,
-        owner: match change.new {
-            New::File(_, attributes, _) => attributes.uid,
-            New::Again(held) => held.attributes.uid,
-            New::Link(_) | New::Nothing => 0,
-        },
+        owner: change.owner,
     };
     let temporary = temporary_name(tag);
     let staged = match &change.new {
@@ -307,7 +307,7 @@ fn forget(home: &Dir, file: &str) -> Result<(), StoreError> {
 ///
 /// Forward when everything new is there or has come, back otherwise.
 pub(super) fn recover(home: &Dir, file: &str) -> Result<(), StoreError> {
-    let journal = match record::read::<Journal>(home, file)? {
+    let mut journal = match record::read::<Journal>(home, file)? {
         Reading::Absent => return Ok(()),
         Reading::Record(journal) => journal,
         // It is written whole before the first rename: this one came from elsewhere.
@@ -318,11 +318,14 @@ pub(super) fn recover(home: &Dir, file: &str) -> Result<(), StoreError> {
     };
     let mut places = BTreeMap::new();
     for entry in &journal.entries {
-        if !places.contains_key(&entry.directory) {
+        let is_gone = || matches!(fs::stat(&entry.directory), Err(Errno::NOENT));
+        if !places.contains_key(&entry.directory) && !is_gone() {
             let dir = open_place(&entry.directory, entry.owner)?;
             places.insert(entry.directory.clone(), dir);
         }
     }
+    // Of a directory that somebody removed meanwhile, nothing is left to finish.
+    journal.entries.retain(|entry| places.contains_key(&entry.directory));
     let mut complete = true;
     for entry in &journal.entries {
         let dir = place(&places, entry)?;
@@ -381,7 +384,7 @@ mod tests {
         let contents = fixture::rendered(store, certificate, generation);
         for (place, content) in placed.iter().zip(&contents) {
             let new = New::File(content.parts(), place.attributes, Labels::default());
-            let change = Change { directory: place.directory, name: place.name, new };
+            let change = Change { directory: place.directory, owner: 0, name: place.name, new };
             let tag = store.tag(&certificate.name);
             stage(&places[place.directory], &tag, &change, &mut entries).unwrap();
         }

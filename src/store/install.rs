@@ -15,7 +15,7 @@ use super::owner::Owners;
 use super::render::{Bytes, render};
 use super::{Store, atomic, copy, owner, walk};
 use crate::cert::Fingerprint;
-use crate::config::{Certificate, Format, Layout, Output, Target};
+use crate::config::{Certificate, Content, Format, Layout, Output, Target};
 use crate::record::Generation;
 
 /// What [`Store::reconcile`] had to do
@@ -183,7 +183,9 @@ impl Store {
             let verdict = content.map(|content| place.verdict(&content));
             matches!(verdict, Ok(Verdict::Current | Verdict::Attributes(_)))
         };
-        if placed.iter().any(|place| holds(place, next)) {
+        // Intermediates alone are those of many a certificate.
+        let tells = |place: &&Placed<'_>| place.output.content != [Content::Chain];
+        if placed.iter().filter(tells).any(|place| holds(place, next)) {
             return Ok(());
         }
         self.forget_before(&certificate.name, &target.name)?;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::dir::{Attributes, Dir};
+use super::dir::{Attributes, Dir, temporary_name};
 use super::error::StoreError;
 use super::label::Labels;
 use super::record::{self, Reading, Record};
@@ -162,7 +162,17 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.writable()?;
         match Dir::find(&self.certificate_path(certificate).join(BEFORE))? {
-            Some(dir) => dir.remove_tree(target.as_str()),
+            Some(dir) if dir.stat(target.as_str())?.is_some() => {
+                // Half removed under its own name it would come back.
+                let temporary = temporary_name(OWN);
+                dir.rename(target.as_str(), &temporary)?;
+                let overwritten = dir.child(&temporary).and_then(|kept| {
+                    let Some(kept) = kept else { return Ok(()) };
+                    kept.names()?.iter().try_for_each(|file| kept.overwrite(file))
+                });
+                dir.remove_tree(&temporary).and(overwritten)
+            }
+            Some(_) => Ok(()),
             None => Ok(()),
         }
     }

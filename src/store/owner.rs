@@ -1,10 +1,11 @@
 //! User and group names as numbers.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::dir::{Attributes, SETGID, ourselves};
 use super::error::StoreError;
@@ -147,23 +148,25 @@ fn ask(database: Database, name: &str) -> Option<u32> {
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
-    let deadline = Instant::now() + PATIENCE;
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Some(status),
-            Ok(None) if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(5)),
-            Ok(None) | Err(_) => break None,
-        }
-    };
-    if status.is_none() {
-        // It may have ended by itself in between.
-        drop(child.kill());
-        drop(child.wait());
-        return None;
-    }
-    let output = child.wait_with_output().ok()?;
-    number(String::from_utf8_lossy(&output.stdout).lines().next()?, name)
+    // A group may have more members than a pipe has room for, and the number is before them.
+    let mut pipe = child.stdout.take()?;
+    let (send, received) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut begin = Vec::new();
+        let read = (&mut pipe).take(LINE).read_to_end(&mut begin);
+        // Nobody waits any more where this fails.
+        drop(send.send(read.is_ok().then_some(begin)));
+    });
+    let begin = received.recv_timeout(PATIENCE).ok().flatten();
+    // It may have ended by itself in between.
+    drop(child.kill());
+    drop(child.wait());
+    let begin = begin?;
+    number(String::from_utf8_lossy(&begin).lines().next()?, name)
 }
+
+/// How much of what `getent` says is read: the number comes third
+const LINE: u64 = 4096;
 
 /// How long `getent` may take
 const PATIENCE: Duration = Duration::from_secs(2);

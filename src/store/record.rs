@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{Attributes, Dir};
+use super::dir::{Attributes, Dir, temporary_name};
 use super::error::StoreError;
 use super::label::Labels;
 use super::{ACCOUNTS, OWN, Store, eight_digits, pair};
@@ -93,7 +93,16 @@ impl Store {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_order(&self, name: &CertName) -> Result<(), StoreError> {
-        self.ensure_certificate_dir(name)?.unlink(ORDER)
+        let dir = self.ensure_certificate_dir(name)?;
+        if dir.stat(ORDER)?.is_none() {
+            return Ok(());
+        }
+        // Half removed under its own name it would look damaged.
+        let temporary = temporary_name(OWN);
+        dir.rename(ORDER, &temporary)?;
+        // The key in it is also its generation's, and must not outlast that one.
+        let overwritten = dir.overwrite(&temporary);
+        dir.unlink(&temporary).and(overwritten)
     }
 
     /// What was tried for a certificate
