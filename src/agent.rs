@@ -31,7 +31,7 @@ mod secrets;
 mod service;
 mod sessions;
 
-pub use deployment::{Deployment, all_targets, deploy};
+pub use deployment::{Deployment, again, all_targets, deploy};
 pub use job::take;
 pub use rehearsal::{rehearse, sweep};
 pub use secrets::{Secrets, Variables};
@@ -321,7 +321,10 @@ impl Agent {
             if !leftover && decision.actions.is_empty() {
                 continue;
             }
-            let paused = self.paused.get(name).is_some_and(|until| *until > now);
+            // A clock that was ahead must not have set one for a year.
+            let latest = now.after(job::PAUSE);
+            let paused =
+                self.paused.get(name).is_some_and(|until| *until > now && *until <= latest);
             let taken = self.busy.contains_key(name) || self.held_elsewhere.contains(name);
             let Some(certificate) = config.certificates.get(name) else { continue };
             if paused || taken || !rounds.may_start(name) {

@@ -100,8 +100,9 @@ pub struct Leaf {
     pub ari_id: Option<AriId>,
     /// Whether it signed itself: a placeholder, not an issued certificate
     pub self_signed: bool,
-    /// What it is good for; empty where it does not say, which is for everything
-    pub usage: BTreeSet<Usage>,
+    /// What it is good for, of what certkeep knows; `None` where it does not say, which is for
+    /// everything
+    pub usage: Option<BTreeSet<Usage>>,
 }
 
 impl Leaf {
@@ -147,6 +148,11 @@ impl Leaf {
         Self::parse(leaf)
     }
 
+    /// Whether it is good at this moment
+    pub fn is_current(&self, now: Timestamp) -> bool {
+        self.not_before <= now && now < self.not_after
+    }
+
     /// How long it is good for in all
     pub fn lifetime(&self) -> Duration {
         self.not_after.since(self.not_before)
@@ -186,8 +192,8 @@ fn key_type(x509: &X509Certificate<'_>) -> Option<KeyType> {
     }
 }
 
-fn usage(x509: &X509Certificate<'_>) -> BTreeSet<Usage> {
-    let Ok(Some(extension)) = x509.extended_key_usage() else { return BTreeSet::new() };
+fn usage(x509: &X509Certificate<'_>) -> Option<BTreeSet<Usage>> {
+    let Ok(Some(extension)) = x509.extended_key_usage() else { return None };
     let said = extension.value;
     let all = [
         (said.client_auth, Usage::ClientAuth),
@@ -196,9 +202,9 @@ fn usage(x509: &X509Certificate<'_>) -> BTreeSet<Usage> {
         (said.server_auth, Usage::ServerAuth),
     ];
     if said.any {
-        return all.map(|(_, usage)| usage).into();
+        return None;
     }
-    all.into_iter().filter_map(|(good, usage)| good.then_some(usage)).collect()
+    Some(all.into_iter().filter_map(|(good, usage)| good.then_some(usage)).collect())
 }
 
 /// A certificate in a phrase for people: for whom, by whom, until when

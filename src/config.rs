@@ -258,6 +258,10 @@ pub enum Usage {
 }
 
 impl Usage {
+    /// Every one
+    pub const ALL: [Self; 4] =
+        [Self::ClientAuth, Self::CodeSigning, Self::EmailProtection, Self::ServerAuth];
+
     /// The name in the configuration
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -69,7 +69,7 @@ use crate::failure::{Failure, Step};
 
 pub use context::HookContext;
 
-use command::Invocation;
+use command::{Invocation, Unsuccessful};
 use context::HookEvent;
 
 /// Say whether a target could be checked and reloaded at all, without doing either
@@ -152,9 +152,29 @@ pub async fn check(
     hook: &Hook,
     contexts: &[HookContext<'_>],
     report: &(dyn Fn(Event) + Send + Sync),
-) -> Result<(), Failure> {
+) -> Result<(), CheckError> {
     let invocation = Invocation { step: Step::Check, event: HookEvent::Check, contexts, report };
-    command::run(hook, invocation).await
+    command::run(hook, invocation).await.map_err(|error| match error {
+        Unsuccessful::Ended(failure) => CheckError::Refused(failure),
+        Unsuccessful::NotRun(failure) => CheckError::NotAsked(failure),
+    })
+}
+
+/// How a check did not succeed
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckError {
+    /// It ran, and said so or took too long
+    Refused(Failure),
+    /// It did not run, which says nothing of the server
+    NotAsked(Failure),
+}
+
+impl From<CheckError> for Failure {
+    fn from(error: CheckError) -> Self {
+        match error {
+            CheckError::Refused(failure) | CheckError::NotAsked(failure) => failure,
+        }
+    }
 }
 
 /// Make a server load its files again, once for all the deployments that share the reload
@@ -172,7 +192,7 @@ pub async fn reload(
 ) -> Result<(), Failure> {
     let invocation = Invocation { step: Step::Reload, event: HookEvent::Reload, contexts, report };
     match reload {
-        Reload::Command(hook) => command::run(hook, invocation).await,
+        Reload::Command(hook) => Ok(command::run(hook, invocation).await?),
         Reload::Container { engine, name, action, timeout } => {
             container::reach(engine, name, action, *timeout, report).await
         }

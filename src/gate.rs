@@ -151,9 +151,12 @@ pub fn changes(new: &Facts, place: InPlace<'_>) -> Vec<Change> {
     if !names.is_empty() && !place.is_ours {
         changes.push(Change::LostNames { names });
     }
-    let usage: Vec<_> = old.usage.difference(&leaf.usage).copied().collect();
-    // Without the extension it is good for everything.
-    if !usage.is_empty() && !leaf.usage.is_empty() {
+    let usage: Vec<_> = match (&old.usage, &leaf.usage) {
+        (_, None) => Vec::new(),
+        (None, Some(new)) => Usage::ALL.into_iter().filter(|it| !new.contains(it)).collect(),
+        (Some(old), Some(new)) => old.difference(new).copied().collect(),
+    };
+    if !usage.is_empty() {
         changes.push(Change::LostUsage { usage });
     }
     if old.issuer != leaf.issuer {
@@ -240,9 +243,11 @@ pub fn judge(
 }
 
 fn lacking(gate: &Gate, new: &Facts) -> Option<String> {
-    let usage = &new.leaf.usage;
-    let lacks: Vec<_> = gate.require.usage.difference(usage).copied().collect();
-    if !lacks.is_empty() && !usage.is_empty() {
+    let lacks: Vec<_> = match &new.leaf.usage {
+        None => Vec::new(),
+        Some(usage) => gate.require.usage.difference(usage).copied().collect(),
+    };
+    if !lacks.is_empty() {
         return Some(format!("it is not good for {}", list(&lacks)));
     }
     let lifetime = new.leaf.lifetime();
@@ -282,11 +287,21 @@ mod tests {
 
         /// A chain with its root, good from so many days ago until so many days from now
         fn issue(&self, names: &[&str], from: i64, until: i64, usage: &[Usage]) -> Chain {
+            self.issue_for(names, from, until, usage.iter().map(purpose).collect())
+        }
+
+        fn issue_for(
+            &self,
+            names: &[&str],
+            from: i64,
+            until: i64,
+            purposes: Vec<ExtendedKeyUsagePurpose>,
+        ) -> Chain {
             let names: Vec<_> = names.iter().map(ToString::to_string).collect();
             let mut params = CertificateParams::new(names).unwrap();
             params.not_before = moment(NOW.as_seconds() - from * DAY);
             params.not_after = moment(NOW.as_seconds() + until * DAY);
-            params.extended_key_usages = usage.iter().map(purpose).collect();
+            params.extended_key_usages = purposes;
             let key = KeyPair::generate().unwrap();
             let leaf = params.signed_by(&key, &self.root).unwrap();
             vec![leaf.der().clone(), self.root.as_ref().der().clone()]
@@ -368,6 +383,9 @@ mod tests {
                 assert!(blocked.remedy.contains(kind.as_str()), "{}", blocked.remedy);
             }
         }
+        let anything = ca.issue(&all, 30, 60, &[]);
+        let lost = judged(&Gate::default(), &same(&all, 90, &both), Some(&anything));
+        assert_eq!(lost, Ok(vec![ChangeKind::LostUsage]));
         let facts = Facts::of(&old).unwrap();
         let ours = InPlace { facts: &facts, is_ours: true };
         let fewer = Facts::of(&same(&["a.test"], 90, &both)).unwrap();
@@ -391,6 +409,7 @@ mod tests {
     fn what_is_required_is_looked_for() {
         let ca = Ca::new("ca");
         let server = ca.issue(&["a.test"], 0, 10, &[Usage::ServerAuth]);
+        let stamps = ca.issue_for(&["a.test"], 0, 10, vec![ExtendedKeyUsagePurpose::TimeStamping]);
         let anything = ca.issue(&["a.test"], 0, 10, &[]);
         let old = ca.issue(&["a.test"], 1, 89, &[]);
         let usage = Require { usage: [Usage::ClientAuth].into(), lifetime: None };
@@ -399,6 +418,7 @@ mod tests {
         let requiring = |require: &Require| Gate { require: require.clone(), ..Gate::default() };
         for (require, chain, is_let_through) in [
             (&usage, &server, false),
+            (&usage, &stamps, false),
             (&usage, &anything, true),
             (&lifetime, &server, false),
             (&lifetime, &old, true),

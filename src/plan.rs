@@ -234,9 +234,11 @@ pub fn plan_one(
     decide(now, config, certificate, observed, clock_suspect)
 }
 
-/// What the clock cannot be before: the time of this source, and of every certificate on disk
+/// What the clock cannot be before: the time of this source, and of every certificate ordered
 fn clock_floor<'a>(observed: impl IntoIterator<Item = &'a Observed>) -> Option<Timestamp> {
     let seen = observed.into_iter().filter_map(|observed| observed.held.as_ref());
+    // Whoever made one that was found may have made it for next month.
+    let seen = seen.filter(|held| held.meta.origin.is_some());
     let newest = seen.map(|held| held.leaf.not_before.before(SKEW)).max();
     newest.max(Some(WRITTEN))
 }
@@ -312,7 +314,7 @@ fn want(
     let Some(held) = &observed.held else {
         let reason = match &observed.found {
             _ if observed.request == Request::Force => Reason::Forced,
-            Some(found) if found.not_after > now => Reason::Adoptable,
+            Some(found) if found.is_current(now) => Reason::Adoptable,
             _ if observed.damaged.is_some() => Reason::Damaged,
             _ => Reason::Missing,
         };
@@ -517,8 +519,7 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
     let unseen = Box::default();
     let seen = observed.targets.get(&target.name).unwrap_or(&unseen);
     let record = &seen.record;
-    let newest = held.meta.number;
-    let wanted = if is_pinned(now, held, seen) { record.generation } else { newest };
+    let wanted = wanted_generation(now, held, seen);
     let why = if record.generation != wanted || record.installed_at.is_none() {
         DeployReason::NotInstalled
     } else if let Some(problem) = seen.outputs.problem() {
@@ -531,7 +532,13 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
     let waits = record
         .not_before
         .filter(|at| *at > now && *at <= now.after(LONGEST_REST))
-        .filter(|_| record.generation == wanted && observed.request == Request::None);
+        .filter(|_| record.generation == wanted)
+        .filter(|_| match observed.request {
+            Request::None => true,
+            // A timer asks so, too.
+            Request::Now => record.is_harmful(),
+            Request::Force => false,
+        });
     match waits.max(next_reload(now, target, seen)) {
         Some(at) => Deployment::At(at),
         None => {
@@ -553,6 +560,11 @@ fn next_reload(now: Timestamp, target: &Target, seen: &ObservedTarget) -> Option
     let recent: Vec<_> = seen.record.reloads.iter().filter(recent).collect();
     let oldest = recent.get(recent.len().checked_sub(most)?)?;
     Some(oldest.after(HOUR))
+}
+
+/// The generation that belongs to a target: the newest, unless the operator went back
+pub fn wanted_generation(now: Timestamp, held: &Held, seen: &ObservedTarget) -> u32 {
+    if is_pinned(now, held, seen) { seen.record.generation } else { held.meta.number }
 }
 
 /// Whether the operator's way back is still in force
@@ -610,7 +622,7 @@ const SKEW: Duration = Duration::from_secs(3600);
 const CRASHES: u32 = 2;
 
 /// Longer than anything puts a next step off: a day, and a tenth of it by the seed
-const LONGEST_REST: Duration = Duration::from_secs(2 * 86_400);
+pub const LONGEST_REST: Duration = Duration::from_secs(2 * 86_400);
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -11,10 +11,13 @@ mod tally;
 mod unseen;
 
 use std::collections::BTreeSet;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -233,14 +236,31 @@ async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<Address>, P
         }
         (None, Identifier::Dns(name)) => name.as_str(),
     };
-    let found = match timeout(limit.min(RESOLVE), lookup_host((name, endpoint.port))).await {
+    let found = match timeout(limit.min(RESOLVE), look_up(name.to_owned(), endpoint.port)).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => return Err(ProbeError::Unresolved(External::new(error.to_string()))),
         Err(_elapsed) => return Err(ProbeError::Unresolved(External::new("no answer"))),
     };
-    let addresses: BTreeSet<_> = found.map(Address::Tcp).collect();
+    let addresses: BTreeSet<_> = found.into_iter().map(Address::Tcp).collect();
     if addresses.is_empty() { Err(ProbeError::NoAddress) } else { Ok(Vec::from_iter(addresses)) }
 }
+
+/// Ask the system's resolver, which takes a thread for as long as it likes: few of those that the
+/// disk needs too
+async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static TURNS: LazyLock<Arc<Semaphore>> =
+        LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)));
+    let turn = Arc::clone(&TURNS).acquire_owned().await.map_err(io::Error::other)?;
+    let looked = tokio::task::spawn_blocking(move || {
+        // Kept also when nobody waits any more.
+        let _turn = turn;
+        (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+    });
+    looked.await.map_err(io::Error::other)?
+}
+
+/// How many names are looked up at once
+const LOOKUPS_AT_ONCE: usize = 8;
 
 /// How long the pauses before all confirmations are together, unless they become too short
 const CONFIRMING: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cert::Fingerprint;
 use crate::config::KeyType;
-use crate::failure::Failure;
+use crate::failure::{Failure, Step};
 use crate::name::{CertName, Identifier, IssuerName, TargetName};
 use crate::secret::Secret;
 use crate::text::External;
@@ -121,6 +121,9 @@ pub struct OrderRecord {
     pub key_type: KeyType,
     /// The profile that was asked for
     pub profile: Option<String>,
+    /// The profile that the CA lists and refused
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_profile: Option<String>,
     /// The key, PKCS#8, PEM
     pub key: Secret<String>,
     /// When newOrder was answered
@@ -156,6 +159,9 @@ pub struct Attempts {
     /// The certificates that the operator had revoked, as long as their generations are kept
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty", deserialize_with = "one_or_many")]
     pub revoked: BTreeSet<Fingerprint>,
+    /// Issuers that are one of several and named a moment before which they are not to be asked
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub resting: BTreeMap<IssuerName, Timestamp>,
     /// What the CA last suggested for the newest generation
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub renewal_info: Option<RenewalInfo>,
@@ -282,6 +288,12 @@ impl TargetRecord {
     /// Whether the server refused this generation so often that only another cause can help
     pub const fn is_refused(&self) -> bool {
         self.installed_at.is_none() && self.failures >= REFUSALS
+    }
+
+    /// Whether the latest of so many refusals is one that the server's clients may have felt
+    pub fn is_harmful(&self) -> bool {
+        let step = self.last_failure.as_ref().map(|failure| failure.step);
+        self.is_refused() && matches!(step, Some(Step::Reload | Step::Verify))
     }
 }
 

@@ -89,6 +89,27 @@ impl World {
         Config::parse(&text, &path).unwrap_or_else(|errors| panic!("{errors}\n{text}"))
     }
 
+    /// The same with another CA, `other`, that is asked after the first
+    async fn with_another(&self, certificates: &str) -> (Config, DevCa) {
+        let other = DevCa::start(
+            Options { http01_port: self.port, ..Options::default() },
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+        )
+        .await
+        .unwrap();
+        support::write(self.path("other.pem"), other.root_pem());
+        self.config(certificates);
+        let text = support::read(self.path("certkeep.yaml"));
+        let home = self.folder.path().display();
+        let issuer = format!(
+            "issuers:\n  other: {{ directory: \"{}\", ca_file: {home}/other.pem, accept_terms: true }}",
+            other.directory()
+        );
+        let text = text.replace("issuers:", &issuer);
+        let text = text.replace("{ names:", "{ issuer: [dev, other], names:");
+        (Config::parse(&text, &self.path("certkeep.yaml")).unwrap(), other)
+    }
+
     /// What jobs need; `first` hears of each event before it is kept
     fn shared(&self, config: &Config, first: impl Fn(&Event) + Send + Sync + 'static) -> Shared {
         let seen = Arc::clone(&self.seen);
@@ -402,25 +423,30 @@ async fn twenty_certificates_that_a_ca_forgot_register_one_account() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_asked_for_a_rest_gets_it_while_another_one_fails() {
+    let world = World::new().await;
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    let mut answer = Answer::problem(ProblemType::RateLimited, "tomorrow");
+    answer.headers.push(("retry-after".to_owned(), "86400".to_owned()));
+    world.ca.inject(Fault::Answer { to: Resource::NewOrder, times: u32::MAX, answer });
+    let answer = Answer::text(503, "text/plain", "down");
+    other.inject(Fault::Answer { to: Resource::NewOrder, times: u32::MAX, answer });
+    world.renew(&config, Request::Now).await;
+    let at_other = || other.requests().iter().filter(|r| r.resource == Resource::NewOrder).count();
+    let before = (world.asked(Resource::NewOrder), at_other());
+    world.clock.forward(Duration::from_secs(120));
+    world.renew(&config, Request::Now).await;
+    assert_eq!(world.asked(Resource::NewOrder), before.0);
+    assert!(at_other() > before.1);
+    other.clear_faults();
+    world.clock.forward(Duration::from_secs(1200));
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+}
+
+#[tokio::test]
 async fn an_order_in_flight_outlives_its_ca_being_down_for_a_while() {
     let world = World::new().await;
-    let other = DevCa::start(
-        Options { http01_port: world.port, ..Options::default() },
-        Arc::clone(&world.clock) as Arc<dyn Clock>,
-    )
-    .await
-    .unwrap();
-    support::write(world.path("other.pem"), other.root_pem());
-    world.config("a: { names: [a.test], dir: HOME/tls/a }");
-    let text = support::read(world.path("certkeep.yaml"));
-    let home = world.folder.path().display();
-    let issuer = format!(
-        "issuers:\n  other: {{ directory: \"{}\", ca_file: {home}/other.pem, accept_terms: true }}",
-        other.directory()
-    );
-    let text = text.replace("issuers:", &issuer);
-    let text = text.replace("{ names:", "{ issuer: [dev, other], names:");
-    let config = Config::parse(&text, &world.path("certkeep.yaml")).unwrap();
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
     assert!(world.renew(&config, Request::Now).await.report.all_well());
     let order = world.path("state/certificates/a/order.json");
     let what = Waiting::Authorization;

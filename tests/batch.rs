@@ -95,6 +95,26 @@ fn a_certificate_that_the_server_refuses_keeps_no_other_from_being_live() {
     assert!(reloads < 16, "{reloads} reloads: {said}");
 }
 
+#[test]
+fn a_server_that_somebody_broke_keeps_no_other_back_that_is_loaded_with_it() {
+    let host = Host::new(&["a", "b"]);
+    host.script("other-check", "[ ! -e $(dirname $0)/broken ] || { echo broken >&2; exit 3; }");
+    let home = host.site.path().display();
+    let one = |name: &str, check: &str| {
+        format!(
+            "{name}: {{ names: [{name}.test], dir: TLS/{name}, deploy: {{ check: [{home}/{check}], \
+             reload: {{ command: [{home}/reload] }} }} }}\n"
+        )
+    };
+    host.site.configure(&(one("a", "other-check") + &one("b", "check")));
+    host.site.renew();
+    support::write(host.site.path().join("broken"), "");
+    let said = host.site.certkeep(&["renew", "--force"]).exits(1);
+    said.says(&["its configuration is broken, whatever the certificate"]);
+    assert_eq!(host.site.state_of("b"), "live", "{said}");
+    assert_eq!(host.site.state_of("a"), "staged", "{said}");
+}
+
 /// While a check looks at the files of one certificate, none of another come in.
 #[test]
 fn a_server_is_asked_about_one_batch_after_the_other() {

@@ -66,7 +66,7 @@ impl Scene {
         let context = self.context();
         let contexts = [context];
         let check = deploy::check(hook, &contexts, &report);
-        timeout(PATIENCE, check).await.expect("the command holds us")
+        Ok(timeout(PATIENCE, check).await.expect("the command holds us")?)
     }
 
     fn lines(&self) -> Vec<String> {

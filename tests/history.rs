@@ -239,6 +239,33 @@ fn what_is_revoked_stays_so_when_another_one_is() {
 }
 
 #[test]
+fn a_deployment_by_hand_keeps_to_the_way_back() {
+    let (_ca, site) = calm("site: { names: [a.test], dir: TLS/site }");
+    site.renew();
+    let first = site.pair().leaf().fingerprint;
+    force(&site);
+    site.certkeep(&["rollback", "site"]).succeeds();
+    site.certkeep(&["deploy", "site"]).succeeds();
+    assert_eq!(site.pair().leaf().fingerprint, first);
+    site.renew();
+    assert_eq!(site.pair().leaf().fingerprint, first);
+}
+
+#[test]
+fn the_gate_is_closed_again_after_a_way_back() {
+    let (_ca, site) = calm("site: { names: [a.test], dir: TLS/site }");
+    site.renew();
+    let first = site.pair().leaf().fingerprint;
+    force(&site);
+    site.certkeep(&["rollback", "site"]).succeeds();
+    site.configure(
+        "site: { names: [a.test], dir: TLS/site, gate: { require: { lifetime: 365d } } }",
+    );
+    site.certkeep(&["renew", "--force"]).exits(1).says(&["365 days are required"]);
+    assert_eq!(site.pair().leaf().fingerprint, first);
+}
+
+#[test]
 fn old_generations_go_by_number_and_by_age() {
     let (_ca, site) = calm("site: { names: [a.test], dir: TLS/site, keep: { generations: 1 } }");
     let numbers = || generations(&site).into_iter().map(|(number, _)| number).collect::<Vec<_>>();

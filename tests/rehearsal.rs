@@ -228,6 +228,19 @@ fn a_deployment_is_rehearsed_at_each_target_with_what_is_there() {
 }
 
 #[test]
+fn the_first_deployment_is_rehearsed_with_what_another_client_left() {
+    let (real, _staging, site) = both();
+    let pair = site.pair();
+    std::fs::create_dir_all(pair.fullchain.parent().unwrap()).unwrap();
+    site.configure("site: { names: [a.test], dir: TLS/site, deploy: { check: ['true'] } }");
+    let said = site.certkeep(&["deploy", "--test"]).exits(1);
+    said.says(&["no certificate is installed there yet"]);
+    pair.lay_down_another_client_s(&["a.test"], 90 * 86_400, 60 * 86_400);
+    site.certkeep(&["deploy", "--test"]).succeeds().says(&["site (default): works"]);
+    assert_eq!(real.requests().len(), 0);
+}
+
+#[test]
 fn what_is_in_force_is_rehearsed_where_a_newer_one_was_refused() {
     let (real, _staging, site) = both();
     let certificate = "site: { names: [a.test], dir: TLS/site, deploy: \

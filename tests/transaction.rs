@@ -177,6 +177,63 @@ fn a_server_that_refuses_both_gets_the_new_files_when_the_old_certificate_ends()
 }
 
 #[test]
+fn a_check_that_cannot_be_run_is_not_taken_for_a_refusal() {
+    let host = Host::live();
+    let old = host.nginx.serves();
+    let check = host.script("gone", "exit 0");
+    host.configure(&Deploy { check: format!("[{}]", check.display()), ..host.well() });
+    std::fs::remove_file(check).unwrap();
+    let output = host.renew();
+    output.says(&["the previous files are back, and nobody asked the server"]);
+    output.keeps_quiet_about(&["its configuration is broken"]);
+    host.assert_as_before(old, &output);
+}
+
+#[test]
+fn a_server_that_loads_nothing_gets_the_new_files_when_the_old_certificate_ends() {
+    let host = Host::with(|pair| pair.lay_down_another_client_s(&["a.test"], 90 * 86_400, 86_400));
+    let reload = format!("[{}]", program("false").display());
+    host.configure(&Deploy { reload, ..host.well() });
+    let output = host.site.certkeep(&["renew"]).exits(1);
+    output.says(&["it does not load the previous files either", "the new files stay"]);
+    host.pair.assert_sound();
+    assert_eq!(host.site.state_of("site"), "installed");
+    host.configure(&host.well());
+    host.site.certkeep(&["renew"]).succeeds();
+    assert_eq!(host.nginx.serves(), host.pair.leaf().fingerprint);
+}
+
+/// A server that dies of each reload, and is started again by nobody
+#[test]
+fn a_server_that_died_is_not_asked_again_and_again() {
+    let host = Host::live();
+    let old = host.pair.leaf().fingerprint;
+    let (log, pid) = (host.site.path().join("reloads"), host.nginx.pid_file());
+    let text = format!(
+        "echo reload >> {}\n[ ! -e {pid} ] || kill -QUIT $(cat {pid})\n\
+         while [ -e {pid} ]; do sleep 0.02; done",
+        log.display(),
+        pid = pid.display()
+    );
+    let reload = format!("[{}]", host.script("reload", &text).display());
+    // nginx's own check would make the pid file again.
+    let check = format!("[{}]", host.script("accepts", "exit 0").display());
+    host.configure(&Deploy { check, reload, more: String::new() });
+    host.renew().says(&["refuses the connection", "the previous files are back"]);
+    for _ in 0..2 {
+        let output = host.site.certkeep(&["renew"]).exits(1);
+        // It answered before the first attempt, so its silence is our doing still.
+        output.says(&["the previous files are back"]);
+        assert_eq!(host.pair.leaf().fingerprint, old, "{output}");
+    }
+    assert_eq!(host.site.state_of("site"), "needs-operator");
+    let reloads = support::read(&log);
+    host.site.certkeep(&["renew"]).exits(1);
+    assert_eq!(support::read(&log), reloads, "it was spared");
+    assert_eq!(host.ca.issued(), 2);
+}
+
+#[test]
 fn a_reload_that_fails_or_hangs_is_undone() {
     let host = Host::live();
     let old = host.nginx.serves();
@@ -304,11 +361,28 @@ fn names_that_another_client_s_certificate_has_are_not_lost_by_mistake() {
     let issued = host.ca.issued();
     host.site.certkeep(&["renew"]).exits(1);
     assert_eq!(host.ca.issued(), issued, "what is held back is not ordered again");
+    host.assert_as_before(old, &host.site.certkeep(&["deploy"]).run());
     host.configure(&Deploy { more: "  gate: { forbid: [] }\n".into(), ..host.well() });
     let output = host.site.certkeep(&["renew"]).succeeds();
     output.says(&["no longer for b.test", "issued by"]);
     assert_ne!(host.nginx.serves(), old);
     assert_eq!(host.ca.issued(), issued);
+}
+
+#[test]
+fn a_hard_gate_stays_closed_when_the_old_certificate_ends() {
+    let host = Host::with(|pair| pair.lay_down_another_client_s(&["a.test"], 90 * 86_400, 86_400));
+    let old = host.nginx.serves();
+    let gate = |hard| format!("  gate: {{ require: {{ lifetime: 365d }}, hard: {hard} }}\n");
+    host.configure(&Deploy { more: gate(true), ..host.well() });
+    let output = host.site.certkeep(&["renew"]).run();
+    output.says(&["365 days are required", "take it out of `gate.require`"]);
+    host.assert_as_before(old, &output);
+    host.assert_as_before(old, &host.site.certkeep(&["deploy"]).run());
+    host.configure(&Deploy { more: gate(false), ..host.well() });
+    host.site.certkeep(&["renew"]).succeeds();
+    assert_ne!(host.nginx.serves(), old);
+    assert_eq!(host.ca.issued(), 1);
 }
 
 #[test]
@@ -458,6 +532,24 @@ fn what_another_tool_put_there_comes_back() {
     host.configure(&Deploy { check: host.pinning(), ..host.well() });
     let output = host.renew();
     host.assert_as_before(theirs, &output);
+}
+
+/// The intermediates of an atomic directory are those of the successor too
+#[test]
+fn what_another_tool_wrote_through_the_links_comes_back() {
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    let (pair, broken) = (site.pair(), site.tls().join("broken"));
+    site.configure(
+        "site: { names: [a.test], dir: TLS/site, deploy: { check: [test, '!', -e, TLS/broken] } }",
+    );
+    site.renew();
+    pair.lay_down_another_client_s(&["a.test"], 90 * 86_400, 80 * 86_400);
+    let theirs = pair.leaf().fingerprint;
+    support::write(&broken, "");
+    let output = site.certkeep(&["renew", "--force"]).exits(1);
+    assert_eq!(pair.leaf().fingerprint, theirs, "{output}");
+    pair.assert_sound();
 }
 
 #[test]

@@ -15,12 +15,12 @@ use tokio::task::JoinSet;
 use self::prepare::{Before, Prepared};
 use crate::agent::Shared;
 use crate::cert::Leaf;
-use crate::config::{Certificate, Hook, Reload, Target};
+use crate::config::{Certificate, Hook, Reload, Socket, Target};
 use crate::event::Event;
 use crate::failure::{Failure, FailureClass, Step};
 use crate::name::{CertName, TargetName};
 use crate::plan::window::Seed;
-use crate::plan::{Action, Decision, DeployReason, Observed, backoff};
+use crate::plan::{self, Action, Decision, DeployReason, Held, Observed, backoff};
 use crate::probe::{Served, Wanted};
 use crate::record::{Generation, REFUSALS, TargetRecord};
 use crate::store::{Reconciled, StoreError};
@@ -61,21 +61,54 @@ pub(crate) fn due(
                 generation,
                 why: why.clone(),
                 reason: decision.reason.to_string(),
-                chosen: record.pinned_over.is_some(),
+                chosen: record.pinned_over.is_some() && record.generation == generation,
                 record,
             })
         })
         .collect()
 }
 
-/// Everything again: every target of a certificate, with the generation given
+/// Everything again: every target of a certificate with the generation that belongs to it
+pub fn again(
+    now: Timestamp,
+    certificate: &Arc<Certificate>,
+    held: &Held,
+    observed: &Observed,
+    reason: &str,
+) -> Vec<Deployment> {
+    let nothing = Box::default();
+    let deployment = |target: &Target| {
+        let seen = observed.targets.get(&target.name).unwrap_or(&nothing);
+        let generation = plan::wanted_generation(now, held, seen);
+        let chosen = seen.record.pinned_over.is_some() && seen.record.generation == generation;
+        asked_for(certificate, target, generation, observed, reason, chosen)
+    };
+    certificate.targets.iter().map(deployment).collect()
+}
+
+/// Every target of a certificate with the generation that the operator chose, whatever the gate
+/// says
 pub fn all_targets(
     certificate: &Arc<Certificate>,
     generation: u32,
     observed: &Observed,
     reason: &str,
 ) -> Vec<Deployment> {
-    let again = |target: &Target| Deployment {
+    let targets = certificate.targets.iter();
+    targets
+        .map(|target| asked_for(certificate, target, generation, observed, reason, true))
+        .collect()
+}
+
+fn asked_for(
+    certificate: &Arc<Certificate>,
+    target: &Target,
+    generation: u32,
+    observed: &Observed,
+    reason: &str,
+    chosen: bool,
+) -> Deployment {
+    Deployment {
         certificate: Arc::clone(certificate),
         target: target.clone(),
         generation,
@@ -86,9 +119,8 @@ pub fn all_targets(
             .get(&target.name)
             .map(|seen| TargetRecord { live_at: None, ..seen.record.clone() })
             .unwrap_or_default(),
-        chosen: true,
-    };
-    certificate.targets.iter().map(again).collect()
+        chosen,
+    }
 }
 
 /// Certificates of which a target of one shares a check or reload with a target of another,
@@ -97,10 +129,12 @@ pub(crate) fn group(certificates: Vec<Certificate>) -> Vec<Vec<Certificate>> {
     connected(certificates.into_iter().map(|one| (servers(&one), one)))
 }
 
-/// A check or a reload: what has one in common with another is about the same server
+/// A check, a reload or a socket: what has one in common with another is about the same server
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Server {
     CheckedBy(Hook),
+    /// HAProxy has one transaction at a time, whichever certificate it is about
+    Haproxy(Socket),
     ReloadedBy(Reload),
 }
 
@@ -109,9 +143,15 @@ pub(crate) fn servers(certificate: &Certificate) -> BTreeSet<Server> {
     certificate.targets.iter().flat_map(servers_of).collect()
 }
 
+/// The servers of a target; the last one is what loads it, or checks it where nothing does
 fn servers_of(target: &Target) -> impl Iterator<Item = Server> {
     let check = target.check.clone().map(Server::CheckedBy);
-    check.into_iter().chain(target.reload.clone().map(Server::ReloadedBy))
+    let haproxy = match &target.reload {
+        Some(Reload::Haproxy { socket, .. }) => Some(Server::Haproxy(socket.clone())),
+        _ => None,
+    };
+    let reload = target.reload.clone().map(Server::ReloadedBy);
+    [check, haproxy, reload].into_iter().flatten()
 }
 
 /// Together what is about a common server, be it by way of a third
@@ -233,16 +273,16 @@ impl Deployment {
 
     /// Record a failure; where the files are not those of the generation, `undone` says so
     async fn fail(&mut self, shared: &Shared, failure: Failure, undone: bool) {
-        self.fail_until(shared, failure, undone, None).await;
+        self.fail_until(shared, failure, undone, Latest::Ladder).await;
     }
 
-    /// The same, with the next attempt at `latest` if the ladder says later
+    /// The same, with the next attempt at the latest then
     async fn fail_until(
         &mut self,
         shared: &Shared,
         mut failure: Failure,
         undone: bool,
-        latest: Option<Timestamp>,
+        latest: Latest,
     ) {
         let now = shared.now();
         let record = &mut self.record;
@@ -262,10 +302,16 @@ impl Deployment {
             failure.class = FailureClass::NeedsOperator { what: External::new(what), url: None };
         }
         let seed = Seed::of_name(self.certificate.name.as_str());
-        let next = backoff::after_failure_at_home(now, self.record.failures, seed);
-        let next = latest.map_or(next, |latest| latest.min(next));
-        self.record.not_before = Some(next);
         self.record.last_failure = Some(Box::new(failure.clone()));
+        let next = backoff::after_failure_at_home(now, self.record.failures, seed);
+        let next = match latest {
+            Latest::Opening(at) => at.min(next),
+            Latest::Emergency(at) if at > now && self.record.is_harmful() => {
+                at.min(backoff::after_harm(now, seed))
+            }
+            Latest::Emergency(_) | Latest::Ladder => next,
+        };
+        self.record.not_before = Some(next);
         shared.tell(Event::Failed {
             certificate: self.certificate.name.clone(),
             target: Some(self.target.name.clone()),
@@ -299,6 +345,17 @@ impl Deployment {
         }
         !self.target.verify.is_empty()
     }
+}
+
+/// When the next attempt is at the latest
+#[derive(Clone, Copy, Debug)]
+enum Latest {
+    /// As the ladder says
+    Ladder,
+    /// When the gate opens
+    Opening(Timestamp),
+    /// When what is in force is about to end; before that, a server that suffers is spared
+    Emergency(Timestamp),
 }
 
 impl Prepared {

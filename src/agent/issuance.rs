@@ -1,6 +1,6 @@
 //! A certificate from the CA: order, authorize, finalize, download, stage.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::acme::{self, Order, Resumed, Session, Status};
 use crate::agent::Shared;
@@ -9,13 +9,15 @@ use crate::cert;
 use crate::challenge::Published;
 use crate::config::{Certificate, ChallengeMethod, Config, Issuer, Profile};
 use crate::event::Event;
-use crate::failure::{Failure, Step};
+use crate::failure::{Failure, FailureClass, Step};
+use crate::name::IssuerName;
 use crate::pem;
-use crate::plan::{Observed, ledger};
+use crate::plan::{LONGEST_REST, Observed, ledger};
 use crate::record::{Attempts, IssuedRecord, OrderRecord, Origin, VERSION};
 use crate::secret::Secret;
 use crate::store::NewGeneration;
 use crate::text::External;
+use crate::time::Timestamp;
 
 /// Get a new certificate from the first issuer that can give one, and keep it as a generation
 ///
@@ -30,6 +32,31 @@ pub(crate) async fn issue(
     certificate: &Certificate,
     observed: &Observed,
     purpose: Purpose,
+) -> Result<(), NotIssued> {
+    let mut resting = observed.attempts.resting.clone();
+    let now = shared.now();
+    resting.retain(|_, until| *until > now && *until <= now.after(LONGEST_REST));
+    let asked = ask(shared, config, certificate, observed, purpose, &mut resting).await;
+    asked.map_err(|failure| NotIssued { failure, resting })
+}
+
+/// Why there is no certificate
+#[derive(Debug)]
+pub(crate) struct NotIssued {
+    pub(crate) failure: Failure,
+    /// The issuers that are not to be asked before those moments
+    pub(crate) resting: Resting,
+}
+
+type Resting = BTreeMap<IssuerName, Timestamp>;
+
+async fn ask(
+    shared: &Shared,
+    config: &Config,
+    certificate: &Certificate,
+    observed: &Observed,
+    purpose: Purpose,
+    resting: &mut Resting,
 ) -> Result<(), Failure> {
     begin(shared, certificate, Step::Prepare);
     let wanted = certificate.clone();
@@ -44,7 +71,9 @@ pub(crate) async fn issue(
         certificate.issuers.iter().filter_map(|name| config.issuer(name)).collect();
     // Where an order is in flight, it goes on first.
     if let Some(order) = &observed.order {
-        issuers.sort_by_key(|issuer| issuer.directory != order.directory);
+        issuers.sort_by_key(|issuer| {
+            (issuer.directory != order.directory, issuer.name != order.issuer)
+        });
     }
     // Nobody else can end it, and would forget it.
     if purpose == Purpose::FinishOrder {
@@ -52,21 +81,41 @@ pub(crate) async fn issue(
     }
     let count = issuers.len();
     for (i, issuer) in issuers.into_iter().enumerate() {
+        // Of one issuer alone, the certificate's own rest tells.
+        if let Some(until) = resting.get(&issuer.name).filter(|_| count > 1) {
+            let message = format!("`{}` is not to be asked before {until}", issuer.name);
+            last = Failure::not_before(*until, Step::Order, message);
+            continue;
+        }
         let attempt = Attempt { shared, config, certificate, observed, issuer, purpose };
         match attempt.run().await {
             Ok(()) => return Ok(()),
+            Err(failure)
+                if count > 1
+                    && let FailureClass::NotBefore { at } = failure.class =>
+            {
+                let latest = shared.now().after(LONGEST_REST);
+                resting.insert(issuer.name.clone(), at.min(latest));
+                if !failure.try_other_issuer || i + 1 == count {
+                    return Err(failure);
+                }
+                tell_next(shared, certificate, issuer, &failure);
+                last = failure;
+            }
             Err(failure) if failure.try_other_issuer && i + 1 < count => {
-                let message = format!(
-                    "`{}` cannot issue now ({failure}); the next issuer is asked",
-                    issuer.name
-                );
-                shared.warn(&certificate.name, &message);
+                tell_next(shared, certificate, issuer, &failure);
                 last = failure;
             }
             Err(failure) => return Err(failure),
         }
     }
     Err(last)
+}
+
+fn tell_next(shared: &Shared, certificate: &Certificate, issuer: &Issuer, failure: &Failure) {
+    let message =
+        format!("`{}` cannot issue now ({failure}); the next issuer is asked", issuer.name);
+    shared.warn(&certificate.name, &message);
 }
 
 fn begin(shared: &Shared, certificate: &Certificate, step: Step) {
@@ -142,7 +191,8 @@ impl Attempt<'_> {
         let ours = record.directory == self.issuer.directory
             && record.account == session.account_url()
             && record.key_type == self.certificate.key
-            && record.profile.as_ref() == self.offered_profile(session)
+            && record.profile.as_ref().or(record.refused_profile.as_ref())
+                == self.offered_profile(session)
             && asked == wanted;
         if !ours {
             self.forget_order().await;
@@ -173,6 +223,10 @@ impl Attempt<'_> {
             identifiers: self.certificate.identifiers.clone(),
             key_type,
             profile: order.profile().map(str::to_owned),
+            refused_profile: match order.profile() {
+                None => self.offered_profile(session).cloned(),
+                Some(_) => None,
+            },
             key,
             created_at: self.shared.now(),
         };

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::agent::issuance::{self, Purpose};
+use crate::agent::issuance::{self, NotIssued, Purpose};
 use crate::agent::{Shared, deployment};
 use crate::cert::AriId;
 use crate::config::{Certificate, Config};
@@ -111,7 +111,8 @@ pub(crate) async fn work(
                 };
                 let issued = issuance::issue(&shared, &config, &certificate, seen, purpose).await;
                 ordered = Some(if issued.is_ok() { Ordered::Issued } else { Ordered::Failed });
-                if let Err(failure) = issued {
+                if let Err(NotIssued { failure, resting }) = issued {
+                    let attempts = Attempts { resting, ..attempts };
                     let failed = Failed { attempts, failure, seed, lifetime };
                     paused = failed.record(&shared, &name).await;
                 }

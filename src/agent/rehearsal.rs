@@ -22,27 +22,30 @@ pub async fn rehearse(
     certificate: &Certificate,
     target: &Target,
 ) -> Result<usize, Failure> {
-    let (name, place) = (certificate.name.clone(), target.name.clone());
+    let (name, wanted) = (certificate.name.clone(), target.clone());
     let held = shared
         .on_disk(move |store| {
             store.refuse_halfway(&name)?;
             let record = store.deploy(&name, &mut |_| ())?;
-            match record.targets.get(&place).and_then(TargetRecord::in_force) {
-                Some(number) => store.generation(&name, number),
-                None => Ok(None),
+            let in_force = record.targets.get(&wanted.name).and_then(TargetRecord::in_force);
+            if let Some(generation) = in_force.map(|number| store.generation(&name, number)) {
+                return Ok(generation?
+                    .map(|held| (held.meta.number, Leaf::from_pem(held.chain.as_bytes()))));
             }
+            // Before the first deployment, another client's certificate shows as much.
+            let chain = store.chain_in_outputs(&wanted);
+            Ok(chain.and_then(|chain| Some((0, Leaf::parse(chain.first()?)))))
         })
         .await
         .map_err(|error| error.failure(Step::Install))?;
-    let Some(generation) = held else {
+    let Some((generation, leaf)) = held else {
         return Err(Failure::retry(Step::Install, "no certificate is installed there yet"));
     };
-    let leaf = Leaf::from_pem(generation.chain.as_bytes())
-        .map_err(|error| Failure::retry(Step::Install, error.to_string()))?;
+    let leaf = leaf.map_err(|error| Failure::retry(Step::Install, error.to_string()))?;
     let context = HookContext {
         certificate: &certificate.name,
         target: &target.name,
-        generation: generation.meta.number,
+        generation,
         identifiers: &certificate.identifiers,
         outputs: &target.outputs,
         fingerprint: leaf.fingerprint,

@@ -1,8 +1,12 @@
 //! Secrets, read from where the configuration says at each use.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::config::SecretSource;
 use crate::failure::{Failure, Step};
@@ -61,7 +65,7 @@ impl Secrets {
             }
             SecretSource::File(path) => path.clone(),
         };
-        let text = std::fs::read(&path).map_err(|error| {
+        let text = read_whole(&path).map_err(|error| {
             refuse(
                 format!("cannot read the secret {}: {error}", path.display()),
                 "make the file readable for certkeep",
@@ -75,5 +79,49 @@ impl Secrets {
                 "put nothing but the secret there, as text",
             )),
         }
+    }
+}
+
+/// What a regular file holds, of 1 MiB at most: a FIFO or a device would hold everything else up
+pub(super) fn read_whole(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    let read = file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    match u64::try_from(read).is_ok_and(|read| read <= LARGEST) {
+        true => Ok(bytes),
+        false => Err(io::Error::other("it has more than 1 MiB")),
+    }
+}
+
+/// The largest file that is read, in bytes
+const LARGEST: u64 = 1 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_holds_nobody_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("fifo");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &fifo,
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        for path in [&fifo, Path::new("/dev/zero"), folder.path()] {
+            let error = read_whole(path).unwrap_err();
+            assert_eq!(error.to_string(), "it is no regular file");
+        }
+        let large = folder.path().join("large");
+        File::create(&large).unwrap().set_len(LARGEST + 1).unwrap();
+        assert!(read_whole(&large).is_err());
     }
 }

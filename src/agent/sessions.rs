@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 
 use crate::acme::{self, Directory, Eab, Session, Standing, Transport};
+use crate::agent::secrets::read_whole;
 use crate::agent::{Secrets, Shared};
 use crate::config::{Config, Issuer};
 use crate::event::Event;
@@ -227,7 +228,7 @@ async fn lock(shared: &Shared, directory: &str, key_id: Option<&str>) -> Result<
 
 fn transport(shared: &Shared, issuer: &Issuer) -> Result<Transport, Failure> {
     let roots = match &issuer.ca_file {
-        Some(path) => Some(std::fs::read(path).map_err(|error| {
+        Some(path) => Some(read_whole(path).map_err(|error| {
             Failure::needs_operator(
                 Step::Account,
                 format!("cannot read the roots {}: {error}", path.display()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use crate::agent::{self, Shared, all_targets};
+use crate::agent::{self, Shared};
 use crate::cli::attend::attended;
 use crate::cli::{Context, Exit, Stop, plan, setup};
 use crate::config::Config;
@@ -73,8 +73,8 @@ async fn deploy_all(shared: &Shared, config: &Config) -> Result<(Names, Names), 
             locks.push(lock);
             match &observed.held {
                 Some(held) => {
-                    let (number, reason) = (held.meta.number, "the operator asks for it");
-                    due.extend(all_targets(certificate, number, &observed, reason));
+                    let reason = "the operator asks for it";
+                    due.extend(agent::again(shared.now(), certificate, held, &observed, reason));
                 }
                 None => warn("there is no certificate to deploy yet".to_owned()),
             }

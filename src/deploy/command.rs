@@ -33,14 +33,16 @@ pub(super) struct Invocation<'a> {
 }
 
 /// Run a command to its end; dropped before, it is killed with all of its process group
-pub(super) async fn run(hook: &Hook, invocation: Invocation<'_>) -> Result<(), Failure> {
+pub(super) async fn run(hook: &Hook, invocation: Invocation<'_>) -> Result<(), Unsuccessful> {
     let Invocation { step, event, contexts, report } = invocation;
     let program = hook.program.display();
-    let path = trust::executable(&hook.program).map_err(|refusal| refusal.at(step))?;
+    let path = trust::executable(&hook.program)
+        .map_err(|refusal| Unsuccessful::NotRun(refusal.at(step)))?;
     let failed = |summary: String| Failure::retry(step, format!("`{program}` {summary}"));
-    let input = input(event, contexts).map_err(|e| failed(format!("cannot be told: {e}")))?;
+    let input = input(event, contexts)
+        .map_err(|e| Unsuccessful::NotRun(failed(format!("cannot be told: {e}"))))?;
     let (mut running, stdin, mut output) = Running::start(&path, hook, event, contexts, report)
-        .map_err(|error| not_started(step, &hook.program, &error))?;
+        .map_err(|error| Unsuccessful::NotRun(not_started(step, &hook.program, &error)))?;
 
     let end = tokio::select! {
         end = running.child.wait() => Some(end),
@@ -53,12 +55,28 @@ pub(super) async fn run(hook: &Hook, invocation: Invocation<'_>) -> Result<(), F
         None => Err(running.stop(&mut output).await),
     };
     let last_lines = output.finish();
-    match end {
-        Ok(Ok(status)) if status.success() => Ok(()),
-        Ok(Ok(status)) => Err(failed(format!("{}{last_lines}", Ended(status)))),
-        Ok(Err(error)) => Err(failed(format!("cannot be waited for: {error}"))),
-        Err(Stopped) => {
-            Err(failed(format!("did not end in {:?} and was stopped{last_lines}", hook.timeout)))
+    let why = match end {
+        Ok(Ok(status)) if status.success() => return Ok(()),
+        Ok(Ok(status)) => format!("{}{last_lines}", Ended(status)),
+        Ok(Err(error)) => format!("cannot be waited for: {error}"),
+        Err(Stopped) => format!("did not end in {:?} and was stopped{last_lines}", hook.timeout),
+    };
+    Err(Unsuccessful::Ended(failed(why)))
+}
+
+/// A command that did not end well
+#[derive(Debug)]
+pub(super) enum Unsuccessful {
+    /// It ran
+    Ended(Failure),
+    /// It never began
+    NotRun(Failure),
+}
+
+impl From<Unsuccessful> for Failure {
+    fn from(unsuccessful: Unsuccessful) -> Self {
+        match unsuccessful {
+            Unsuccessful::Ended(failure) | Unsuccessful::NotRun(failure) => failure,
         }
     }
 }

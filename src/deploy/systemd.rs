@@ -25,7 +25,7 @@ pub(super) async fn reload(
         arguments: arguments.map(str::to_owned).into(),
         timeout,
     };
-    command::run(&hook, invocation).await
+    Ok(command::run(&hook, invocation).await?)
 }
 
 /// Whether systemctl takes it for one unit: it would expand `*`, `?` and `[` to many

@@ -42,6 +42,11 @@ pub fn after_failure_at_home(now: Timestamp, failures: u32, seed: Seed) -> Times
     now.after(jittered(rung.unwrap_or(HOUR), seed))
 }
 
+/// The earliest next attempt at what harmed a server again and again: a day later
+pub fn after_harm(now: Timestamp, seed: Seed) -> Timestamp {
+    now.after(jittered(DAY, seed))
+}
+
 /// When to ask for renewal information again after `failures` failures in a row
 ///
 /// <https://www.rfc-editor.org/rfc/rfc9773#section-4.3.3>

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cert::Leaf;
-use crate::name::{CertName, Identifier, TargetName};
+use crate::name::{CertName, Identifier, IssuerName, TargetName};
 use crate::record::{Attempts, GenerationMeta, TargetRecord};
 use crate::text::External;
 use crate::time::Timestamp;
@@ -72,6 +72,8 @@ pub struct Held {
 pub struct OrderInFlight {
     /// Its URL
     pub url: External,
+    /// The issuer's name in the configuration at that time
+    pub issuer: IssuerName,
     /// The directory it was placed at
     pub directory: String,
     /// What was ordered

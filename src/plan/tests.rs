@@ -121,7 +121,7 @@ fn held(number: u32, from: Timestamp, lifetime: Duration) -> Held {
             public_key: Vec::new(),
             ari_id: Some(AriId { key_identifier: vec![1], serial: vec![2] }),
             self_signed: false,
-            usage: BTreeSet::new(),
+            usage: None,
         },
     }
 }
@@ -172,6 +172,7 @@ fn the_first_rule_that_applies_is_the_reason() {
         ("unfinished", 1, |_, o| {
             o.order = Some(OrderInFlight {
                 url: External::new("https://ca.test/order/2"),
+                issuer: IssuerName::parse("ca").unwrap(),
                 directory: DIRECTORY.to_owned(),
                 identifiers: BTreeSet::new(),
                 created_at: START,
@@ -323,6 +324,10 @@ fn a_clock_before_the_certificates_orders_nothing_and_calls_nothing_expired() {
         assert_eq!(plan.decisions[0].actions, [], "{now}");
     }
     assert_eq!(plan(START, &config(), &snapshot).clock_suspect, None);
+    let mut found = live(1, START, days(90));
+    found.held.as_mut().unwrap().meta.origin = None;
+    let snapshot = Snapshot { certificates: BTreeMap::from([(name("a"), Box::new(found))]) };
+    assert_eq!(plan(START.before(days(1)), &config(), &snapshot).clock_suspect, None);
     let nothing_held = plan(Timestamp::from_seconds(0), &config(), &Snapshot::default());
     assert_eq!(nothing_held.decisions[0].held_back, Some(HeldBack::Clock));
 }
@@ -404,6 +409,8 @@ fn what_the_files_hold_is_taken_over_before_anything_is_ordered() {
     let now = START.after(days(1));
     assert_eq!(decision(now, &config(), &observed).actions, [Action::Adopt]);
     assert_eq!(decision(START.after(days(91)), &config(), &observed).actions, [Action::Issue]);
+    let for_next_month = decision(START.before(days(30)), &config(), &observed);
+    assert_eq!(for_next_month.actions, [Action::Issue]);
     observed.request = Request::Force;
     assert_eq!(decision(now, &config(), &observed).actions, [Action::Issue]);
 }

@@ -295,6 +295,7 @@ fn blocked(error: &StoreError) -> Attempts {
 fn in_flight(order: OrderRecord) -> OrderInFlight {
     OrderInFlight {
         url: External::new(order.url),
+        issuer: order.issuer,
         directory: order.directory,
         identifiers: order.identifiers.into_iter().collect(),
         created_at: order.created_at,
@@ -459,7 +460,7 @@ impl File<'_> {
 }
 
 /// The end of the year 9999, the last that RFC 3339 can write
-const NEVER: Timestamp = Timestamp::from_seconds(253_402_300_799);
+pub(super) const NEVER: Timestamp = Timestamp::from_seconds(253_402_300_799);
 
 /// The fewest things that are worth a thread
 const SHARE: usize = 32;

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 
-use super::observe::in_shares;
+use super::observe::{NEVER, in_shares};
 use super::recall::Kept;
 use super::{CERTIFICATES, GENERATIONS, Store};
 use crate::config::{Certificate, Config, Layout, SecretSource, Target};
@@ -153,7 +153,10 @@ fn is_recent(read_all_at: Timestamp, now: Timestamp) -> bool {
 /// Whether everything is whole and in its place, so that only a change from outside can matter
 fn is_calm(seen: &Observed) -> bool {
     let current = |target: &ObservedTarget| target.outputs == OutputState::Current;
-    seen.held.is_some()
+    // What could not be read once is read again.
+    let readable = seen.attempts.not_before != Some(NEVER);
+    readable
+        && seen.held.is_some()
         && seen.damaged.is_none()
         && seen.order.is_none()
         && seen.targets.values().all(|target| current(target))

@@ -74,7 +74,7 @@ impl Server {
 
     async fn check(&self) -> Result<(), Failure> {
         let Some(check) = &self.target.check else { return Ok(()) };
-        deploy::check(check, &[], &|_| ()).await
+        Ok(deploy::check(check, &[], &|_| ()).await?)
     }
 
     /// A new pair, checked, reloaded and seen

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::{Deployment, Installed, begin, joined, recent};
+use super::{Deployment, Installed, Latest, begin, joined, recent};
 use crate::agent::Shared;
 use crate::cert::{Fingerprint, Leaf};
-use crate::config::{Certificate, Endpoint};
-use crate::deploy::{self, HookContext};
+use crate::config::{Certificate, Endpoint, Hook};
+use crate::deploy::{self, CheckError, HookContext};
 use crate::event::Event;
 use crate::failure::{Failure, Step};
 use crate::name::TargetName;
@@ -31,8 +31,7 @@ pub(super) async fn run(shared: &Shared, members: Vec<Installed>) {
         attempts = attempts.saturating_sub(1);
         // The last attempts are for what waits: each half is tried once at least.
         let may_split = attempts > waiting.len() + 1;
-        let halves = Batch { members }.attempt(shared, may_split).await;
-        waiting.extend(halves.into_iter().flatten());
+        waiting.extend(Batch { members }.attempt(shared, may_split).await);
     }
 }
 
@@ -49,23 +48,38 @@ struct Batch {
 /// A deployment that has to go back, and why
 type Refused = (Installed, Failure);
 
+/// Why none of a batch was loaded
+struct NotLoaded {
+    failure: Failure,
+    /// The check that said so, which may be of some of them alone
+    check: Option<Hook>,
+}
+
+impl From<Failure> for NotLoaded {
+    fn from(failure: Failure) -> Self {
+        Self { failure, check: None }
+    }
+}
+
 impl Batch {
-    /// Bring all of it as far as it gets; gives two halves to be tried one by one where it was
-    /// refused as a whole and may be split
-    async fn attempt(mut self, shared: &Shared, may_split: bool) -> Option<[Vec<Installed>; 2]> {
+    /// Bring all of it as far as it gets; gives parts to be tried one by one where it was refused
+    /// as a whole and may be split
+    async fn attempt(mut self, shared: &Shared, may_split: bool) -> Vec<Vec<Installed>> {
         self.put_forward(shared).await;
         if self.members.is_empty() {
-            return None;
+            return Vec::new();
         }
         let loaded = match self.ask(shared, Files::New).await {
-            Ok(()) => self.load(shared, Files::New).await,
-            Err(failure) => Err(failure),
+            Ok(()) => self.load(shared, Files::New).await.map_err(NotLoaded::from),
+            Err((check, error)) => Err(NotLoaded { failure: error.into(), check: Some(check) }),
         };
         let members = std::mem::take(&mut self.members);
-        if let Err(failure) = loaded {
-            let may_split = may_split && members.len() > 1;
+        if let Err(NotLoaded { failure, check }) = loaded {
+            let limited = |it: &Installed| it.deployment.target.max_reloads_per_hour.is_some();
+            let may_split = may_split && members.len() > 1 && !members.iter().any(limited);
             let refused = members.into_iter().map(|member| (member, failure.clone())).collect();
-            return self.go_back(shared, refused, may_split).await;
+            let culprit = check.filter(|_| may_split);
+            return self.go_back(shared, refused, culprit.as_ref(), may_split).await;
         }
         let mut verifying = JoinSet::new();
         for mut member in members {
@@ -84,7 +98,7 @@ impl Batch {
             refused.extend(verified);
         }
         // A server that died of it once is not made to die again.
-        self.go_back(shared, refused, false).await
+        self.go_back(shared, refused, None, false).await
     }
 
     /// Install again what went back before this attempt
@@ -103,8 +117,8 @@ impl Batch {
         }
     }
 
-    /// The server's own checks of the files that are there now, each once
-    async fn ask(&self, shared: &Shared, files: Files) -> Result<(), Failure> {
+    /// The server's own checks of the files that are there now, each once until one fails
+    async fn ask(&self, shared: &Shared, files: Files) -> Result<(), (Hook, CheckError)> {
         let checks = self.members.iter().map(|member| &member.deployment.target.check);
         let checks: BTreeSet<_> = checks.flatten().collect();
         for check in checks {
@@ -114,7 +128,8 @@ impl Batch {
                 begin(shared, &first.deployment.certificate, Step::Check);
             }
             let contexts: Vec<_> = members.iter().map(|member| member.context(files)).collect();
-            deploy::check(check, &contexts, &|event| shared.tell(event)).await?;
+            let asked = deploy::check(check, &contexts, &|event| shared.tell(event)).await;
+            asked.map_err(|error| (check.clone(), error))?;
         }
         Ok(())
     }
@@ -142,40 +157,47 @@ impl Batch {
     }
 
     /// Put back what was there before, have it loaded again, and say whose fault it was, unless
-    /// halves are to tell
+    /// parts are to tell
     ///
-    /// A target that had nothing before keeps the new files: nothing is not better.
+    /// Where a check is the `culprit`, those that it is not about are a part. A target that had
+    /// nothing before keeps the new files: nothing is not better.
     async fn go_back(
         mut self,
         shared: &Shared,
         refused: Vec<Refused>,
+        culprit: Option<&Hook>,
         may_split: bool,
-    ) -> Option<[Vec<Installed>; 2]> {
-        let mut staying = Vec::new();
+    ) -> Vec<Vec<Installed>> {
+        let (mut staying, mut others) = (Vec::new(), Vec::new());
         let why = refused.first().map(|(_, failure)| failure.to_string()).unwrap_or_default();
         for (mut member, failure) in refused {
-            if member.put_back(shared).await {
-                member.refused = Some(failure);
-                self.members.push(member);
-            } else {
-                staying.push((member, failure));
+            let is_back = member.put_back(shared).await;
+            member.refused = is_back.then(|| failure.clone());
+            match culprit {
+                Some(check) if member.deployment.target.check.as_ref() != Some(check) => {
+                    others.push(member);
+                }
+                _ if is_back => self.members.push(member),
+                _ => staying.push((member, failure)),
             }
         }
         let verdict = match self.members.is_empty() {
             true => None,
             false => Some(self.judge(shared).await),
         };
-        if may_split && matches!(verdict, Some(Verdict::Loaded)) {
-            let staying = staying.into_iter().map(|(member, _)| member);
-            let mut first: Vec<_> = staying.chain(self.members).collect();
+        let mut parts = vec![others];
+        let many = staying.len() + self.members.len() > 1;
+        if may_split && many && matches!(verdict, Some(Verdict::Loaded)) {
+            let staying = std::mem::take(&mut staying).into_iter().map(|(member, _)| member);
+            let mut first: Vec<_> = staying.chain(std::mem::take(&mut self.members)).collect();
             let message = External::new(format!(
                 "{why}; of {} certificates, and the server takes those before them: one half is \
                  tried after the other",
                 first.len()
             ));
             shared.tell(Event::Warned { certificate: None, message });
-            let second = first.split_off(first.len() / 2);
-            return Some([second, first]);
+            parts.push(first.split_off(first.len() / 2));
+            parts.push(first);
         }
         for (mut member, failure) in staying {
             member.deployment.fail(shared, failure, false).await;
@@ -189,13 +211,16 @@ impl Batch {
             going.spawn(async move { member.conclude(&shared, failure, verdict).await });
         }
         while joined(shared, &mut going).await.is_some() {}
-        None
+        parts.retain(|part| !part.is_empty());
+        parts
     }
 
     /// What the server makes of the files that are back
     async fn judge(&mut self, shared: &Shared) -> Verdict {
-        if self.ask(shared, Files::Before).await.is_err() {
-            return Verdict::RefusesBoth;
+        match self.ask(shared, Files::Before).await {
+            Ok(()) => {}
+            Err((_, CheckError::Refused(_))) => return Verdict::RefusesBoth,
+            Err((_, CheckError::NotAsked(failure))) => return Verdict::NotAsked(failure.summary),
         }
         match self.load(shared, Files::Before).await {
             Ok(()) => Verdict::Loaded,
@@ -217,6 +242,7 @@ enum Verdict {
     Loaded,
     NotLoaded(External),
     RefusesBoth,
+    NotAsked(External),
 }
 
 impl Installed {
@@ -370,35 +396,49 @@ impl Installed {
     /// Record why it went back, and what the server makes of the files that are there now
     async fn conclude(mut self, shared: &Shared, failure: Failure, verdict: Verdict) {
         let ends = self.before.leaf.as_ref().map(|leaf| (window::emergency(leaf), leaf.not_after));
-        let (sentence, undone) = match verdict {
-            Verdict::RefusesBoth => {
-                match ends.filter(|(emergency, _)| *emergency <= shared.now()) {
-                    Some((_, not_after)) if self.put_forward(shared).await => {
-                        let sentence = format!(
-                            "it refuses the previous files as well: its configuration is broken, \
-                         whatever the certificate; the new files stay, since the certificate \
-                         before them ends at {not_after}"
-                        );
-                        (sentence, false)
-                    }
-                    _ => {
-                        let sentence = "the previous files are back, and the server refuses them as \
-                                    well: its configuration is broken, whatever the certificate";
-                        (sentence.to_owned(), true)
-                    }
-                }
+        let ending = ends.filter(|(emergency, _)| *emergency <= shared.now());
+        let stay = |not_after| {
+            format!("the new files stay, since the certificate before them ends at {not_after}")
+        };
+        let (sentence, undone) = match (verdict, ending) {
+            (Verdict::RefusesBoth, Some((_, not_after))) if self.put_forward(shared).await => {
+                let sentence = format!(
+                    "it refuses the previous files as well: its configuration is broken, whatever \
+                     the certificate; {}",
+                    stay(not_after)
+                );
+                (sentence, false)
             }
-            Verdict::NotLoaded(why) => {
+            (Verdict::RefusesBoth, _) => {
+                let sentence = "the previous files are back, and the server refuses them as well: \
+                                its configuration is broken, whatever the certificate";
+                (sentence.to_owned(), true)
+            }
+            (Verdict::NotLoaded(why), Some((_, not_after))) if self.put_forward(shared).await => {
+                let sentence = format!(
+                    "it does not load the previous files either: {why}; {}",
+                    stay(not_after)
+                );
+                (sentence, false)
+            }
+            (Verdict::NotLoaded(why), _) => {
                 let sentence = format!(
                     "the previous files are back and pass the check, and the server does not load \
                      them: {why}"
                 );
                 (sentence, true)
             }
-            Verdict::Loaded => (self.see_previous(shared).await, true),
+            (Verdict::NotAsked(why), _) => {
+                let sentence =
+                    format!("the previous files are back, and nobody asked the server: {why}");
+                (sentence, true)
+            }
+            (Verdict::Loaded, _) => (self.see_previous(shared).await, true),
         };
         let summary = External::new(format!("{}; {sentence}", failure.summary));
-        self.deployment.fail(shared, Failure { summary, ..failure }, undone).await;
+        let failure = Failure { summary, ..failure };
+        let latest = ends.map_or(Latest::Ladder, |(emergency, _)| Latest::Emergency(emergency));
+        self.deployment.fail_until(shared, failure, undone, latest).await;
     }
 
     /// Install the new files once more, where the way back led to nothing better
@@ -464,10 +504,15 @@ async fn see(shared: &Shared, endpoints: Vec<Endpoint>, wanted: Wanted) -> (usiz
         looking.spawn(async move { prober.verify(&endpoint, wanted).await });
     }
     let (mut addresses, mut unseen) = (0, Vec::new());
-    while let Some(seen) = joined(shared, &mut looking).await {
+    while let Some(seen) = looking.join_next().await {
         match seen {
-            Ok(seen) => addresses += seen,
-            Err(error) => unseen.push(error),
+            Ok(Ok(seen)) => addresses += seen,
+            Ok(Err(error)) => unseen.push(error),
+            // An endpoint that nobody looked at proves nothing.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_cancelled) => {}
+            },
         }
     }
     unseen.sort_by(|one, other| one.endpoint.cmp(&other.endpoint));

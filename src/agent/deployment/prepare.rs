@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 
-use super::{Deployment, begin};
+use super::{Deployment, Latest, begin};
 use crate::agent::Shared;
 use crate::cert::Leaf;
 use crate::event::Event;
@@ -101,12 +101,16 @@ impl Deployment {
             if fresh && !self.chosen {
                 let passed = self.pass_gate(shared, &generation, in_files, &survey).await;
                 if let Err(Closed { failure, until }) = passed {
-                    self.fail_until(shared, failure, false, until).await;
+                    let latest = until.map_or(Latest::Ladder, Latest::Opening);
+                    self.fail_until(shared, failure, false, latest).await;
                     return None;
                 }
             }
             if fresh {
-                self.record.answered = survey.answered;
+                // What an earlier attempt with it broke is broken by it still.
+                self.record.answered.extend(survey.answered);
+                self.record.answered.sort_unstable();
+                self.record.answered.dedup();
                 self.begin(shared, &generation, &before).await?;
             }
         }

@@ -17,6 +17,7 @@ fn order() -> OrderRecord {
         identifiers: vec![Identifier::parse("a.test").unwrap()],
         key_type: KeyType::EcdsaP256,
         profile: None,
+        refused_profile: None,
         key: Secret::new(fixture::pair("a.test").key),
         created_at: now(),
     }
@@ -58,7 +59,12 @@ fn records_come_back_as_they_were() {
     assert_eq!(store.deploy(&name, &mut none).unwrap(), no_deploy());
     store.write_order(&name, &order()).unwrap();
     assert!(store.order(&name, &mut none).unwrap().is_some());
+    let mut held =
+        std::fs::File::open(place.path().join("state/certificates/a.test/order.json")).unwrap();
     store.remove_order(&name).unwrap();
+    let mut left = Vec::new();
+    std::io::Read::read_to_end(&mut held, &mut left).unwrap();
+    assert!(!left.is_empty() && left.iter().all(|byte| *byte == 0), "its key is still there");
     store.remove_order(&name).unwrap();
     assert_eq!(store.order(&name, &mut none).unwrap(), None);
 }
