@@ -166,16 +166,22 @@ impl Store {
                 // Half removed under its own name it would come back.
                 let temporary = temporary_name(OWN);
                 dir.rename(target.as_str(), &temporary)?;
-                let overwritten = dir.child(&temporary).and_then(|kept| {
-                    let Some(kept) = kept else { return Ok(()) };
-                    kept.names()?.iter().try_for_each(|file| kept.overwrite(file))
-                });
-                dir.remove_tree(&temporary).and(overwritten)
+                discard(&dir, &temporary)
             }
             Some(_) => Ok(()),
             None => Ok(()),
         }
     }
+}
+
+/// Remove what was kept of a target, with its keys overwritten
+pub(super) fn discard(folder: &Dir, name: &str) -> Result<(), StoreError> {
+    let overwritten = folder.child(name).and_then(|kept| {
+        let Some(kept) = kept else { return Ok(()) };
+        kept.names()?.iter().try_for_each(|file| kept.overwrite(file))
+    });
+    // A key that cannot be overwritten is better gone all the same.
+    folder.remove_tree(name).and(overwritten)
 }
 
 fn original(dir: &Dir, kept: KeptFile) -> Result<Original, StoreError> {

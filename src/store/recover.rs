@@ -9,6 +9,7 @@ use super::observe::in_shares;
 use super::owner::Owners;
 use super::{
     ACCOUNTS, BEFORE, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy, generation,
+    original,
 };
 use crate::config::{Certificate, Layout};
 use crate::event::Event;
@@ -129,7 +130,9 @@ fn sweep_home(home: &Dir, names: &[OsString]) -> Result<(), StoreError> {
     for folder in [ORIGINALS, BEFORE] {
         let Some(folder) = home.child(folder)? else { continue };
         for name in folder.names()? {
-            if let Some(dir) = name.to_str().and_then(|n| folder.child(n).transpose()) {
+            if let Some(half) = name.to_str().filter(|_| is_temporary(&name, OWN)) {
+                original::discard(&folder, half)?;
+            } else if let Some(dir) = name.to_str().and_then(|n| folder.child(n).transpose()) {
                 sweep(&dir?, OWN)?;
             }
         }
