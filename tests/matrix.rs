@@ -3,7 +3,7 @@
 //! closed, or that it has too many files open.
 //!
 //! The renewal is a forced one with two targets, symlinks at arbitrary paths and regular files,
-//! three formats each, and a check and a reload. `tests/matrix/strike.c` runs it and strikes.
+//! three formats each, a check, a reload, and an endpoint that is asked. `tests/matrix/strike.c` runs it and strikes.
 //!
 //! No call is missed, whatever threads do beside each other: one renewal is recorded first, and
 //! gives the list of points. A point is what a call does and the how-manieth call of all threads

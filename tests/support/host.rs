@@ -1,15 +1,20 @@
-//! A host whose one certificate goes to several targets in several formats, with a check and a
-//! reload; and what OpenSSL thinks of its files.
+//! A host whose one certificate goes to several targets in several formats, with a check, a
+//! reload and an endpoint; and what OpenSSL thinks of its files.
 
 use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::pebble::{Pebble, pebble};
 use super::site::Site;
-use super::{program, read, write};
+use super::{loopback, program, read, write};
 
 /// How a target keeps its files; also the name of the target
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,7 @@ pub(crate) struct Host {
     pub(crate) ca: Pebble,
     pub(crate) site: Site,
     pub(crate) layouts: &'static [Layout],
+    endpoint: SocketAddr,
 }
 
 impl Host {
@@ -78,7 +84,8 @@ impl Host {
     pub(crate) fn new(layouts: &'static [Layout]) -> Self {
         let ca = pebble().start();
         let site = Site::new(&ca);
-        let host = Self { ca, site, layouts };
+        let endpoint = serve(site.path().join(LOADED));
+        let host = Self { ca, site, layouts, endpoint };
         write(host.root(), host.ca.root());
         write(host.password(), PASSWORD);
         std::fs::set_permissions(host.password(), PermissionsExt::from_mode(0o600)).unwrap();
@@ -94,7 +101,7 @@ impl Host {
     /// Write the configuration, with this user as the owner of the outputs
     pub(crate) fn configure(&self, owner: u32) {
         let mut text = "site:\n  names: [a.test]\n  targets:\n".to_owned();
-        for layout in self.layouts {
+        for (place, layout) in self.layouts.iter().enumerate() {
             let name = layout.name();
             text += &format!(
                 "  - name: {name}\n    deploy:\n      check: [{}, x509, -noout, -in, {}]\n      \
@@ -103,6 +110,14 @@ impl Host {
                 self.outputs(self.layouts[0])[0].1.display(),
                 self.reload().display()
             );
+            // What the server loads is the pair of the first.
+            if place == 0 {
+                text += &format!(
+                    "      verify: [{{ endpoint: \"a.test:443\", connect: \"{}\", within: 5s, \
+                     samples: 1 }}]\n",
+                    self.endpoint
+                );
+            }
             let owner = format!("owner: \"{owner}\"");
             if *layout == Layout::Folder {
                 let inside = OUTPUTS.iter().filter(|output| output.in_folder.is_some());
@@ -165,10 +180,15 @@ impl Host {
             Loads::Everything => String::new(),
             Loads::OnlyThese => format!("[ \"$seen\" = '{}' ]\n", self.seen()),
         };
+        let first = self.outputs(self.layouts[0]);
         let script = format!(
-            "#!/bin/sh\nset -e\nseen=$(cat {} | sha256sum)\n{refusal}echo \"$seen\" >>{}\n",
+            "#!/bin/sh\nset -e\nseen=$(cat {} | sha256sum)\n{refusal}\
+             cat {} {} >{loaded}.$$\nmv {loaded}.$$ {loaded}\necho \"$seen\" >>{}\n",
             self.all_outputs().join(" "),
-            self.site.path().join("reloads").display()
+            first[0].1.display(),
+            first[1].1.display(),
+            self.site.path().join("reloads").display(),
+            loaded = self.site.path().join(LOADED).display(),
         );
         write(self.reload(), script);
         std::fs::set_permissions(self.reload(), PermissionsExt::from_mode(0o755)).unwrap();
@@ -225,6 +245,38 @@ impl Host {
     pub(crate) fn assert_tidy(&self, story: &dyn std::fmt::Display) {
         assert_eq!(left_over(self.site.path()), [""; 0], "{story}");
     }
+}
+
+/// What the reload gives the server: chain and key
+const LOADED: &str = "loaded.pem";
+
+/// A TLS server that has what was loaded last, until the process ends
+fn serve(loaded: PathBuf) -> SocketAddr {
+    let listener = TcpListener::bind((loopback(), 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            // Of who goes away in the middle, nothing is wanted.
+            drop(greet(stream, &loaded));
+        }
+    });
+    address
+}
+
+fn greet(mut stream: TcpStream, loaded: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let pem = std::fs::read(loaded)?;
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::from_pem_slice(&pem)?)?;
+    let mut tls = rustls::ServerConnection::new(Arc::new(config))?;
+    tls.complete_io(&mut stream)?;
+    // The client closes first, so that no port waits for stray segments.
+    std::io::Read::read(&mut stream, &mut [0; 64])?;
+    Ok(())
 }
 
 /// What the checker says of a target's outputs, each with its content
