@@ -58,6 +58,10 @@ impl Postgres {
         postgres
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn try_serves(&self) -> std::io::Result<Fingerprint> {
         client::shown(self.address, Some("postgres"))
     }

@@ -10,9 +10,11 @@ use certkeep::deploy;
 use certkeep::failure::Failure;
 
 use crate::support::pair::Pair;
+use crate::support::pebble::{Pebble, pebble};
 use crate::support::process::Daemon;
+use crate::support::site::Site;
 use crate::support::world::{enter, run};
-use crate::support::{PATIENCE, client, free_port, loopback, program, wait_until, write};
+use crate::support::{PATIENCE, client, free_port, loopback, program, read, wait_until, write};
 use crate::{Deployed, postgres, reload};
 
 /// A pair of files in `/run/tls`, and an address for the server
@@ -92,12 +94,54 @@ impl Server {
         reload(self.target.reload.as_ref().unwrap(), &[&files]).await.unwrap();
     }
 
+    /// Renewals by the compiled binary: one that is proven, one that meets a server whose
+    /// configuration somebody broke, and one that makes up for it
+    async fn is_kept_alive(&self, preset: &str, starttls: Option<&str>, settings: &str) {
+        self.pair.placeholder("a.test");
+        let (_ca, site) = renewed(preset, self.address, starttls, "root");
+        self.comes_to_serve_its_files();
+        let (before, whole) = (self.pair.leaf().fingerprint, read(settings));
+        write(settings, format!("{whole}\n}} nothing that it knows\n"));
+        let said = site.certkeep(&["renew", "--force"]).exits(1);
+        said.says(&["its configuration is broken, whatever the certificate"]);
+        assert_eq!((self.pair.leaf().fingerprint, self.serves()), (before, Some(before)), "{said}");
+        write(settings, whole);
+        site.renew();
+        assert_ne!(self.pair.leaf().fingerprint, before);
+        self.comes_to_serve_its_files();
+    }
+
     /// Fail unless the check refuses a key of another certificate
     async fn refuses_another_key(&self) {
         let key = rcgen::KeyPair::generate().unwrap();
         write(&self.pair.key, key.serialize_pem());
         self.check().await.unwrap_err();
     }
+}
+
+/// A host on which certkeep has brought a first certificate to the server that has `/run/tls`
+fn renewed(
+    preset: &str,
+    address: SocketAddr,
+    starttls: Option<&str>,
+    owner: &str,
+) -> (Pebble, Site) {
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    configure(&site, preset, address, starttls, owner);
+    site.renew().says(&["proven by handshake with 1 address"]);
+    (ca, site)
+}
+
+fn configure(site: &Site, preset: &str, address: SocketAddr, starttls: Option<&str>, owner: &str) {
+    let starttls = starttls.map(|it| format!("starttls: {it}, ")).unwrap_or_default();
+    site.configure(&format!(
+        "site:\n  names: [a.test]\n  files:\n  \
+         - {{ path: /run/tls/fullchain.pem, content: fullchain }}\n  \
+         - {{ path: /run/tls/privkey.pem, content: key, owner: {owner} }}\n  deploy:\n    \
+         reload: {{ preset: {preset} }}\n    verify:\n    \
+         - {{ endpoint: \"a.test:443\", {starttls}connect: \"{address}\", within: 5s }}\n"
+    ));
 }
 
 #[tokio::test]
@@ -111,6 +155,7 @@ async fn the_preset_of_nginx_is_right() {
     run(&["nginx"]);
     server.takes_over_a_new_pair().await;
     server.refuses_another_key().await;
+    server.is_kept_alive("nginx", None, "/etc/nginx/nginx.conf").await;
 }
 
 const NGINX: &str = "
@@ -139,6 +184,7 @@ async fn the_preset_of_apache_is_right() {
     // It opens the files and does not compare them.
     std::fs::remove_file(&server.pair.key).unwrap();
     server.check().await.unwrap_err();
+    server.is_kept_alive("apache", None, "/etc/apache2/apache2.conf").await;
 }
 
 const APACHE: &str = "
@@ -170,6 +216,7 @@ async fn the_preset_of_caddy_is_right() {
     let _caddy = Daemon::start(&mut caddy, Path::new("/var/log/caddy.log")).unwrap();
     server.takes_over_a_new_pair().await;
     server.refuses_another_key().await;
+    server.is_kept_alive("caddy", None, "/etc/caddy/Caddyfile").await;
 }
 
 const CADDY: &str = "{
@@ -195,6 +242,7 @@ async fn the_preset_of_postfix_is_right() {
     run(&["postfix", "set-permissions"]);
     run(&["postfix", "start"]);
     server.takes_over_a_new_pair().await;
+    server.is_kept_alive("postfix", Some("smtp"), "/etc/postfix/main.cf").await;
 }
 
 /// Its processes do not end by themselves, as they do after a hundred connections otherwise
@@ -236,6 +284,7 @@ async fn the_preset_of_dovecot_is_right() {
     // It opens the files and does not compare them.
     std::fs::remove_file(&server.pair.key).unwrap();
     server.check().await.unwrap_err();
+    server.is_kept_alive("dovecot", None, "/etc/dovecot/dovecot.conf").await;
 }
 
 const DOVECOT: &str = "
@@ -270,6 +319,13 @@ async fn the_preset_of_postgresql_is_right() {
     let new = server.pair.leaf().fingerprint;
     assert_ne!(new, before);
     wait_until("PostgreSQL serves it", PATIENCE, || (postgres.serves() == new).then_some(()));
+    let (_ca, site) = renewed("postgresql", postgres.address(), Some("postgres"), "postgres");
+    assert_eq!(postgres.serves(), server.pair.leaf().fingerprint);
+    // It keeps what it has where it cannot read the new, and says so in its log alone.
+    configure(&site, "postgresql", postgres.address(), Some("postgres"), "nobody");
+    let before = postgres.serves();
+    site.certkeep(&["renew", "--force"]).exits(1).says(&["still serves the one before"]);
+    assert_eq!((postgres.serves(), site.state_of("site").as_str()), (before, "installed"));
 }
 
 /// The unit of its preset is systemd's, and there is none in here
@@ -281,7 +337,6 @@ async fn the_check_of_haproxy_s_preset_is_right() {
     let server = Server::of("haproxy");
     let combined = "/run/tls/combined.pem";
     let combine = || {
-        let read = crate::support::read;
         write(combined, read(&server.pair.key) + &read(&server.pair.fullchain));
     };
     combine();
