@@ -205,6 +205,52 @@ fn the_demo_that_is_interrupted_from_the_terminal_lost_no_handshake() {
 }
 
 #[test]
+fn the_development_ca_knows_the_external_accounts_that_it_is_told() {
+    let host = Host::new();
+    host.write("hmac", "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0\n");
+    let _ca = host.ca_with(&["--eab", "me=hmac"]);
+    let without = host.certkeep(&["renew"]);
+    assert_eq!(without.status.code(), Some(1), "{without:?}");
+    let bound = host.configuration().replace(
+        "accept_terms: true",
+        "accept_terms: true, eab: { key_id: me, hmac_key_file: hmac }",
+    );
+    host.write("bound.yaml", &bound);
+    host.well(&["--config", "bound.yaml", "renew", "--force"]);
+    let missing = host.certkeep(&["dev-ca", "--listen", "127.0.0.1:0", "--eab", "me=gone"]);
+    let said = String::from_utf8_lossy(&missing.stderr);
+    assert!(missing.status.code() == Some(2) && said.contains("gone"), "{said}");
+}
+
+#[test]
+fn only_the_certificates_that_are_named_are_renewed() {
+    let host = Host::new();
+    let _ca = host.ca();
+    let one = host.configuration();
+    let (before, site) = one.split_once("  site:\n").unwrap();
+    let other = site.replace("site.test", "other.test").replace("dir: tls", "dir: other");
+    host.write("two.yaml", &format!("{before}  site:\n{site}  other:\n{other}"));
+    host.well(&["--config", "two.yaml", "renew", "other"]);
+    assert!(host.path().join("other/fullchain.pem").exists());
+    assert!(!host.path().join("tls").exists());
+}
+
+#[test]
+fn what_shells_editors_and_man_read_is_printed() {
+    let host = Host::new();
+    let manual = String::from_utf8(host.well(&["man"]).stdout).unwrap();
+    assert!(manual.contains(".TH") && manual.contains("rollback"), "{manual}");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = String::from_utf8(host.well(&["completions", shell]).stdout).unwrap();
+        assert!(script.contains("certkeep") && script.contains("rollback"), "{shell}: {script}");
+    }
+    let mut bash = Command::new(program("bash"));
+    let script = String::from_utf8(host.well(&["completions", "bash"]).stdout).unwrap();
+    assert!(bash.args(["-n", "-c", &script]).status().unwrap().success());
+    assert!(json(&host.well(&["schema"]))["properties"]["certificates"].is_object());
+}
+
+#[test]
 fn a_reader_that_goes_away_early_is_no_error() {
     let host = Host::new();
     let mut child = host.command(&["schema"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -254,17 +300,15 @@ certificates:
 
     /// The development CA, up and known to the configuration
     fn ca(&self) -> Ca {
+        self.ca_with(&[])
+    }
+
+    fn ca_with(&self, more: &[&str]) -> Ca {
         let (listen, http01) = (format!("127.0.0.1:{}", self.ca), self.http01.to_string());
         let mut child = self
-            .command(&[
-                "dev-ca",
-                "--listen",
-                &listen,
-                "--http01-port",
-                &http01,
-                "--root",
-                "root.pem",
-            ])
+            .command(&["dev-ca", "--listen", &listen, "--http01-port", &http01])
+            .args(["--root", "root.pem"])
+            .args(more)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

@@ -86,6 +86,11 @@ impl Eab {
         };
         Ok(Self { key_id: key_id.trim().to_owned(), hmac_key: Secret::new(key) })
     }
+
+    /// The key itself, for the CA's side of it
+    pub(crate) fn into_hmac_key(self) -> Secret<Vec<u8>> {
+        self.hmac_key
+    }
 }
 
 /// An account in use: everything that is asked of its CA goes through here

@@ -9,9 +9,12 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use crate::acme::Eab;
 use crate::cli::{Context, Exit, Stop, run, setup};
+use crate::config::SecretSource;
 use crate::dev_ca::{DevCa, DevCaError, Options, Resolve, Scheme};
 use crate::report;
+use crate::secret::Secret;
 use crate::signal::Request;
 
 /// Serve a CA for development on the loopback interface
@@ -33,6 +36,10 @@ pub(crate) struct Arguments {
     /// Resolve names by the system, in place of taking every name for loopback
     #[arg(long)]
     system_resolver: bool,
+    /// An external account that clients may bind theirs to: its key id, and the file with the
+    /// HMAC key in base64; with one at least, every account needs one
+    #[arg(long = "eab", value_name = "KEY_ID=FILE", value_parser = external_account)]
+    external_accounts: Vec<(String, PathBuf)>,
     /// Speak plain HTTP
     #[arg(long)]
     plain: bool,
@@ -50,6 +57,26 @@ fn profile(text: &str) -> Result<(String, Duration), String> {
     let (name, seconds) = text.split_once('=').ok_or("write NAME=SECONDS")?;
     let seconds = seconds.parse().map_err(|_| format!("`{seconds}` is no number of seconds"))?;
     Ok((name.to_owned(), Duration::from_secs(seconds)))
+}
+
+fn external_account(text: &str) -> Result<(String, PathBuf), String> {
+    let (key_id, file) = text.split_once('=').ok_or("write KEY_ID=FILE")?;
+    Ok((key_id.to_owned(), file.into()))
+}
+
+type ExternalAccounts = BTreeMap<String, Secret<Vec<u8>>>;
+
+fn external_accounts(
+    context: &Context,
+    named: &[(String, PathBuf)],
+) -> Result<ExternalAccounts, Stop> {
+    let secrets = setup::secrets(context);
+    let account = |(key_id, file): &(String, PathBuf)| {
+        let text = secrets.read(&SecretSource::File(file.clone())).map_err(Stop::unexpected)?;
+        let eab = Eab::decode(key_id, &text).map_err(Stop::unexpected)?;
+        Ok((key_id.clone(), eab.into_hmac_key()))
+    };
+    named.iter().map(account).collect()
 }
 
 /// What is printed with `--json` once it listens
@@ -71,6 +98,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         profiles: arguments.profiles.iter().cloned().collect::<BTreeMap<_, _>>(),
         default_profile,
         http01_port: arguments.http01_port,
+        eab: external_accounts(context, &arguments.external_accounts)?,
         resolve: if arguments.system_resolver { Resolve::System } else { Resolve::Loopback },
         ..Options::default()
     };

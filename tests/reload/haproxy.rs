@@ -113,6 +113,34 @@ async fn each_certificate_of_a_batch_is_exchanged() {
     assert_eq!(server.serves(2), kept);
 }
 
+/// It has one transaction at a time, whatever the certificates are called
+#[test]
+fn certificates_with_names_of_their_own_are_exchanged_one_after_the_other() {
+    let files = Files::new();
+    let names = ["a", "b", "c", "d"];
+    let known = names.map(|name| files.combined(name));
+    let paths: Vec<&Path> = known.iter().map(PathBuf::as_path).collect();
+    let server = haproxy(&paths).start();
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    let one = |(place, name): (usize, &&str)| {
+        format!(
+            "{name}:\n  names: [a.test]\n  files: [{{ path: TLS/{name}.pem, content: combined }}]\n  \
+             deploy:\n    reload: {{ haproxy: {{ socket: {}, certificate: {} }} }}\n    \
+             verify: [{{ endpoint: \"a.test:443\", connect: \"{}\", within: 10s }}]\n",
+            server.socket().display(),
+            known[place].display(),
+            server.address(place)
+        )
+    };
+    site.configure(&names.iter().enumerate().map(one).collect::<String>());
+    let said = site.renew();
+    said.keeps_quiet_about(&["is back at", "transaction"]);
+    for (place, name) in names.iter().enumerate() {
+        assert_eq!(server.serves(place), leaf(&site.tls().join(format!("{name}.pem"))));
+    }
+}
+
 #[tokio::test]
 async fn a_certificate_that_haproxy_does_not_have_is_named_with_those_that_it_has() {
     let files = Files::new();
