@@ -37,12 +37,14 @@ promises! {
     a_reload_takes_over_the_configuration
     a_wrong_change_leaves_the_old_configuration
     a_failing_check_brings_the_old_pair_back
+    a_failing_job_brings_the_old_pair_back
     a_forgotten_path_costs_no_order
     a_hung_loop_is_restarted_by_the_watchdog
     a_wrong_configuration_is_not_restarted
     a_path_that_was_allowed_is_soon_used
     port_80_comes_from_the_socket
     a_connection_starts_the_service
+    a_pass_takes_port_80_from_the_socket
     a_due_certificate_is_renewed
     the_timer_makes_up_for_a_missed_pass
     the_unprivileged_unit_renews_and_reloads

@@ -62,12 +62,21 @@ pub(super) fn failure(address: SocketAddr, error: &io::Error) -> Failure {
     let port = address.port();
     match Errno::from_io_error(error) {
         Some(Errno::ADDRINUSE) => {
-            let holder = match holder(port) {
+            let holder = holder(port);
+            let advice = match &holder {
+                Some(Holder::Process { id: 1, .. }) => {
+                    "that is a socket unit, which hands it to its own service alone: let that \
+                     service renew, or stop the socket unit meanwhile"
+                }
+                _ => {
+                    "let that server answer from a `webroot`, or listen on another port and have \
+                     it pass /.well-known/acme-challenge/ on"
+                }
+            };
+            let holder = match holder {
                 Some(holder) => format!("is held by {holder}"),
                 None => "is in use".to_owned(),
             };
-            let advice = "let that server answer from a `webroot`, or listen on another port \
-                          and have it pass /.well-known/acme-challenge/ on";
             Failure::retry(Step::Authorize, format!("port {port} {holder}; {advice}"))
         }
         Some(Errno::ACCESS | Errno::PERM) => Failure::needs_operator(
