@@ -423,6 +423,19 @@ async fn twenty_certificates_that_a_ca_forgot_register_one_account() {
 }
 
 #[tokio::test]
+async fn a_renewal_names_what_it_replaces_to_the_same_account_alone() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    world.renew(&config, Request::Now).await;
+    world.renew(&config, Request::Force).await;
+    std::fs::remove_dir_all(world.path("state/accounts")).unwrap();
+    assert!(world.renew(&config, Request::Force).await.report.all_well());
+    let issued = world.ca.issued();
+    let replaces: Vec<_> = issued.iter().map(|one| one.replaces.is_some()).collect();
+    assert_eq!(replaces, [false, true, false]);
+}
+
+#[tokio::test]
 async fn an_issuer_that_asked_for_a_rest_gets_it_while_another_one_fails() {
     let world = World::new().await;
     let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;

@@ -12,6 +12,8 @@ const KEY_ID: &str = "kid-of-the-canary";
 const MAC_KEY: &str = "Y2FuYXJ5LWNhbmFyeS1jYW5hcnktY2FuYXJ5LWNhbmFyeSE";
 const PASSWORD: &str = "password-of-the-canary";
 const OTHER_PASSWORD: &str = "other-password-of-the-canary";
+const CREDENTIAL: &str = "credential-of-the-canary";
+const HEADER: &str = "Bearer header-of-the-canary";
 
 #[test]
 fn no_secret_is_in_any_log_error_status_or_json() {
@@ -23,29 +25,44 @@ fn no_secret_is_in_any_log_error_status_or_json() {
     let site = Site::with_issuer(&ca, &eab);
     let password = site.path().join("password");
     support::write(&password, PASSWORD);
+    let (credentials, header) = (site.path().join("credentials"), site.path().join("header"));
+    std::fs::create_dir(&credentials).unwrap();
+    support::write(credentials.join("password"), CREDENTIAL);
+    support::write(&header, HEADER);
+    let closed = support::free_port(ca.ip());
     site.configure(&format!(
         "site: {{ names: [a.test], dir: TLS/site }}\n\
          dead: {{ names: [dead.test], dir: TLS/dead }}\n\
          sealed: {{ names: [b.test], files: [\
          {{ path: TLS/b.p12, format: pkcs12, password_file: {} }}, \
-         {{ path: TLS/b.key, content: key, password_env: OTHER_PASSWORD }}] }}",
-        password.display()
+         {{ path: TLS/b.key, content: key, password_env: OTHER_PASSWORD }}, \
+         {{ path: TLS/c.p12, format: pkcs12, password_credential: password }}] }}\n\
+         told: {{ names: [c.test], dir: TLS/told, deploy: {{ reload: {{ http: {{ \
+         url: \"http://{}:{closed}/\", header_files: {{ Authorization: {} }} }} }} }} }}",
+        password.display(),
+        ca.ip(),
+        header.display()
     ));
     let mut said = Vec::new();
     for format in ["text", "journal", "json"] {
         let log = ["--log-format", format, "--log-level", "debug"];
         for command in COMMANDS {
             let invocation = site.certkeep(&[&log[..], command].concat());
-            let output = invocation.env("OTHER_PASSWORD", OTHER_PASSWORD).run();
+            let invocation = invocation.env("OTHER_PASSWORD", OTHER_PASSWORD);
+            let output = invocation.env("CREDENTIALS_DIRECTORY", text(&credentials)).run();
             said.push((format!("{format} {command:?}"), output.stdout));
             said.push((format!("{format} {command:?}"), output.stderr));
         }
     }
     each_file(&site.state(), &mut |path, text| {
-        assert!(!text.contains(PASSWORD), "{} holds a password", path.display());
+        for password in [PASSWORD, OTHER_PASSWORD, CREDENTIAL] {
+            assert!(!text.contains(password), "{} holds a password", path.display());
+        }
     });
     assert!(site.tls().join("b.p12").exists() && site.tls().join("b.key").exists());
-    let mut secrets = [MAC_KEY, PASSWORD, OTHER_PASSWORD].map(str::to_owned).to_vec();
+    assert!(site.tls().join("c.p12").exists());
+    let mut secrets = [MAC_KEY, PASSWORD, OTHER_PASSWORD, CREDENTIAL].map(str::to_owned).to_vec();
+    secrets.push(HEADER.trim_start_matches("Bearer ").to_owned());
     gather(&site.state(), &mut secrets);
     gather(&site.tls(), &mut secrets);
     assert!(secrets.len() > 6, "only {} secrets to look for", secrets.len());
@@ -60,6 +77,10 @@ fn no_secret_is_in_any_log_error_status_or_json() {
         let text = support::read(events);
         assert!(!secrets.iter().any(|secret| text.contains(secret.as_str())), "{text}");
     }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
 }
 
 #[test]
@@ -81,10 +102,15 @@ fn nobody_else_may_read_a_secret() {
 }
 
 /// Commands that handle a secret or report on what did
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 18] = [
     &["check"],
     &["renew"],
     &["renew", "--force"],
+    &["deploy"],
+    &["rollback", "site"],
+    &["account", "rollover"],
+    &["revoke", "site", "--reason", "superseded"],
+    &["renew", "--rehearse"],
     &["plan"],
     &["status"],
     &["--json", "plan"],
