@@ -515,6 +515,19 @@ fn the_agent_restores_what_somebody_damages() {
 }
 
 #[test]
+fn a_profile_that_the_ca_picks_by_itself_is_nothing_to_order_again() {
+    let life = Duration::from_secs(80 * 86_400);
+    let ca = pebble().with_profiles(&[("one", life), ("other", life * 2)]).start();
+    let site = Site::new(&ca);
+    site.configure_one(&["a.test"]);
+    for count in 1..=4 {
+        site.certkeep(&["renew", "--force"]).succeeds();
+        site.renew();
+        assert_eq!(ca.orders(), count);
+    }
+}
+
+#[test]
 fn the_look_of_each_minute_sees_what_the_kernel_does_not_tell() {
     let (ca, site) = calm();
     // With -D it is certkeep that this test holds, and strace that watches from aside.
