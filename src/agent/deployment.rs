@@ -5,6 +5,7 @@
 //! leaves something to go on from, and a failed step is retried without an order.
 
 mod batch;
+mod installed;
 mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,8 @@ use std::sync::Arc;
 
 use tokio::task::JoinSet;
 
-use self::prepare::{Before, Prepared};
+use self::installed::Installed;
+use self::prepare::Prepared;
 use crate::agent::Shared;
 use crate::cert::Leaf;
 use crate::config::{Certificate, Hook, Reload, Socket, Target};
@@ -22,7 +24,7 @@ use crate::name::{CertName, TargetName};
 use crate::plan::window::Seed;
 use crate::plan::{self, Action, Decision, DeployReason, Held, Observed, backoff};
 use crate::probe::{Served, Wanted};
-use crate::record::{Generation, REFUSALS, TargetRecord};
+use crate::record::{REFUSALS, TargetRecord};
 use crate::store::{Reconciled, StoreError};
 use crate::text::External;
 use crate::time::Timestamp;
@@ -412,19 +414,6 @@ impl Prepared {
             refused,
         })
     }
-}
-
-/// A deployment whose files are in place
-#[derive(Debug)]
-struct Installed {
-    deployment: Deployment,
-    generation: Arc<Generation>,
-    leaf: Leaf,
-    before: Before,
-    /// Whether there is a way back: what was put right or is loaded again was there before, too
-    reversible: bool,
-    /// Why the files from before are back, while others are tried
-    refused: Option<Failure>,
 }
 
 pub(crate) fn begin(shared: &Shared, certificate: &Certificate, step: Step) {
