@@ -5,6 +5,9 @@ mod support;
 
 use std::path::PathBuf;
 
+use certkeep::config::Config;
+use certkeep::name::CertName;
+use certkeep::store::Store;
 use support::pebble::{Pebble, pebble};
 use support::site::Site;
 use support::{PATIENCE, program, wait_until};
@@ -64,6 +67,21 @@ fn one_reload_serves_all_that_share_it() {
     std::fs::remove_file(host.log()).unwrap();
     host.site.certkeep(&["deploy"]).succeeds();
     assert_eq!(host.reloads(), 1);
+}
+
+#[test]
+fn a_certificate_that_another_process_holds_keeps_no_other_from_being_deployed() {
+    let host = Host::new(&["a", "b"]);
+    host.site.renew();
+    std::fs::remove_file(host.log()).unwrap();
+    let text = support::read(host.site.config());
+    let store = Store::open(&Config::parse(&text, &host.site.config()).unwrap()).unwrap();
+    let _held = store.lock_certificate(&CertName::parse("a").unwrap()).unwrap().unwrap();
+    host.site.certkeep(&["deploy"]).exits(75).says(&["another process works on a"]);
+    assert_eq!(host.reloads(), 1);
+    // What failed says more than what could not be tried.
+    host.script("reload", "exit 3");
+    host.site.certkeep(&["deploy"]).exits(1).says(&["another process works on a", "status 3"]);
 }
 
 /// The server's check is one for all of its files, so it cannot say whose they are.
