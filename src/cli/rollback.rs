@@ -276,7 +276,10 @@ fn original(
     }
     context.tell(
         &format!("{}: the files from before certkeep are back", certificate.name),
-        Some("remove the certificate from the configuration, or certkeep installs it again"),
+        Some(
+            "reload the server yourself, and remove the certificate from the configuration, or \
+             certkeep installs it again",
+        ),
     )?;
     Ok(Exit::Well)
 }
