@@ -24,7 +24,7 @@ mod transport;
 
 pub use account::{Eab, Opened, Session, Standing, new_account_record, next_key};
 pub use directory::Directory;
-pub use order::{Order, Resumed, Status};
+pub use order::{Order, Resumed, Status, Unplaced};
 pub use renewal_info::RenewalInfoAnswer;
 pub use revocation::RevocationReason;
 pub use transport::Transport;

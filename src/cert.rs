@@ -178,6 +178,14 @@ fn identifier(name: &GeneralName<'_>) -> Option<Identifier> {
     }
 }
 
+/// The first name of a certificate that is none of the kinds that are ordered
+fn foreign_name(der: &[u8]) -> Option<String> {
+    let x509 = parse(der).ok()?;
+    let names = x509.subject_alternative_name().ok()??;
+    let foreign = names.value.general_names.iter().find(|name| identifier(name).is_none());
+    foreign.map(ToString::to_string)
+}
+
 fn key_type(x509: &X509Certificate<'_>) -> Option<KeyType> {
     match x509.public_key().parsed().ok()? {
         PublicKey::EC(point) if point.key_size() == 256 => Some(KeyType::EcdsaP256),
@@ -276,6 +284,9 @@ pub fn check_issued(
     let leaf = leaf_of(chain)?;
     if leaf.public_key != public_key {
         return Err(CertError::ForeignKey);
+    }
+    if let Some(name) = chain.first().and_then(|der| foreign_name(der)) {
+        return Err(CertError::ForeignName(External::new(name)));
     }
     if leaf.identifiers != *ordered {
         let list = |names: &BTreeSet<Identifier>| {
@@ -377,6 +388,9 @@ pub enum CertError {
         /// What was ordered
         asked: String,
     },
+    /// A name that nobody can order
+    #[error("the certificate has the name {0}, which was not ordered")]
+    ForeignName(External),
     /// Not X.509
     #[error("not a certificate: {0}")]
     NotACertificate(String),
@@ -457,6 +471,25 @@ mod tests {
         let leaf = leaf.unwrap();
         assert_eq!(leaf.key_type, Some(KeyType::EcdsaP256));
         assert!(leaf.ari_id.is_some() && !leaf.self_signed);
+    }
+
+    #[test]
+    fn a_name_that_nobody_can_order_is_foreign_too() {
+        use rcgen::SanType;
+        let foreign = [
+            SanType::DnsName("b_c.other.test".try_into().unwrap()),
+            SanType::Rfc822Name("root@a.test".try_into().unwrap()),
+            SanType::URI("https://a.test/".try_into().unwrap()),
+        ];
+        for name in foreign {
+            let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+            params.subject_alt_names.push(name);
+            let leaf = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert!(foreign_name(leaf.der()).is_some());
+            let spki = Leaf::parse(leaf.der()).unwrap().public_key;
+            let refused = check_issued(&[leaf.der().clone()], &spki, &ids(&["a.test"]), now());
+            assert!(matches!(refused, Err(CertError::ForeignName(_))), "{refused:?}");
+        }
     }
 
     #[test]

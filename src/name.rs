@@ -113,7 +113,16 @@ impl DnsName {
             return refuse(NameErrorReason::Character { character, position });
         }
         let Ok(ascii) = idna::domain_to_ascii_strict(rest) else {
-            return refuse(label_error(rest).unwrap_or(NameErrorReason::Idna));
+            let refused = |label: &&str| idna::domain_to_ascii_strict(label).is_err();
+            let label = rest.split('.').find(refused).unwrap_or(rest).to_owned();
+            // One that is refused by itself, or only beside the others of its label.
+            let alone =
+                |c: &char| !c.is_ascii() && idna::domain_to_ascii_strict(&c.to_string()).is_err();
+            let character = label.chars().find(alone);
+            return refuse(label_error(rest).unwrap_or(match character {
+                Some(character) => NameErrorReason::IdnaCharacter { label, character },
+                None => NameErrorReason::Idna(label),
+            }));
         };
         if let Some(reason) = label_error(&ascii) {
             return refuse(reason);
@@ -167,8 +176,13 @@ enum NameErrorReason {
         character.escape_debug()
     )]
     Character { character: char, position: usize },
-    #[error("cannot be written in A-labels (IDNA)")]
-    Idna,
+    #[error("has the label `{}`, which cannot be written as an A-label (IDNA)", .0.escape_debug())]
+    Idna(String),
+    #[error(
+        "has `{}` in the label `{}`, which no internationalised name may have (IDNA)",
+        character.escape_debug(), label.escape_debug()
+    )]
+    IdnaCharacter { label: String, character: char },
     #[error("is longer than 253 characters")]
     TooLong,
     #[error("has two dots in a row, or a dot at its start")]

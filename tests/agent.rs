@@ -422,6 +422,20 @@ async fn twenty_certificates_that_a_ca_forgot_register_one_account() {
     assert_eq!(world.asked(Resource::NewAccount), before + 1);
 }
 
+/// An RSA and an ECDSA certificate for one endpoint, at a CA that gives one order for both
+#[tokio::test]
+async fn two_certificates_for_the_same_names_do_not_get_one_order() {
+    let world = World::new().await;
+    let config = world.config(
+        "a: { names: [a.test], dir: HOME/tls/a }\n\
+         b: { names: [a.test], dir: HOME/tls/b, key: ecdsa-p384 }",
+    );
+    world.ca.inject(Fault::ReuseOrders);
+    let outcome = world.renew(&config, Request::Now).await;
+    assert!(outcome.report.all_well() && outcome.failed.is_empty(), "{}", outcome.report.status());
+    assert_eq!(world.ca.issued().len(), 2);
+}
+
 #[tokio::test]
 async fn a_renewal_names_what_it_replaces_to_the_same_account_alone() {
     let world = World::new().await;

@@ -77,7 +77,10 @@ fn every_value_arrives_where_it_is_meant() {
     assert_eq!(all.directory, "https://ca.example:9000/acme/directory?tenant=a&b=c");
     assert_eq!(all.contact, ["mailto:ops@example.com", "mailto:on.call+tls@xn--bcher-kva.example"]);
     assert_eq!(all.ca_file.as_deref(), Some(Path::new("/etc/certkeep/roots.pem")));
-    assert_eq!(all.allowed_hosts, ["ra.example", "192.0.2.7"]);
+    assert_eq!(
+        all.allowed_hosts,
+        ["ra.example", "192.0.2.7", "ra.example:8443", "[2001:db8::7]:8443"]
+    );
     assert_eq!(all.eab.as_ref().unwrap().key_id, "k-1");
     let environment = SecretSource::Environment("ACME_EAB_KEY".to_owned());
     assert_eq!(all.eab.as_ref().unwrap().hmac_key, environment);

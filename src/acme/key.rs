@@ -88,7 +88,6 @@ mod tests {
     fn a_request_has_the_names_and_the_key_and_no_more() {
         let names = ["a.test", "*.b.test", "192.0.2.1", "2001:db8::1"];
         let names: Vec<_> = names.iter().map(|n| Identifier::parse(n).unwrap()).collect();
-        // RSA 3072 and 4096 differ from 2048 in nothing but the time they take.
         for kind in [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Rsa2048] {
             let key = generate(kind).unwrap();
             let der = request(&key, &names).unwrap();
@@ -108,14 +107,18 @@ mod tests {
 
     #[test]
     fn an_issued_leaf_has_the_key_of_the_request() {
-        let key = generate(KeyType::EcdsaP256).unwrap();
-        let name = Identifier::parse("a.test").unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::DnsName("a.test".try_into().unwrap())];
-        let leaf = params.self_signed(&parse(&key).unwrap()).unwrap();
-        let leaf = Leaf::parse(leaf.der()).unwrap();
-        assert_eq!(leaf.public_key, public_key(&key).unwrap());
-        assert_eq!(leaf.identifiers, BTreeSet::from([name]));
+        let kinds = [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Rsa2048];
+        for kind in kinds.into_iter().chain([KeyType::Rsa3072, KeyType::Rsa4096]) {
+            let key = generate(kind).unwrap();
+            let name = Identifier::parse("a.test").unwrap();
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::DnsName("a.test".try_into().unwrap())];
+            let leaf = params.self_signed(&parse(&key).unwrap()).unwrap();
+            let leaf = Leaf::parse(leaf.der()).unwrap();
+            assert_eq!(leaf.public_key, public_key(&key).unwrap());
+            assert_eq!(leaf.key_type, Some(kind));
+            assert_eq!(leaf.identifiers, BTreeSet::from([name]));
+        }
     }
 
     #[test]

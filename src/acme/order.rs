@@ -23,7 +23,7 @@ use crate::name::Identifier;
 use crate::text::External;
 use crate::token::{Challenge, Token};
 
-pub use place::Resumed;
+pub use place::{Resumed, Unplaced};
 
 /// An order at a CA
 ///

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::acme::{self, Order, Resumed, Session, Status};
+use crate::acme::{self, Order, Resumed, Session, Status, Unplaced};
 use crate::agent::Shared;
 use crate::agent::journal::journal;
 use crate::cert;
@@ -160,6 +160,10 @@ impl Attempt<'_> {
     }
 
     async fn order_and_stage(&self, session: &Session) -> Result<(), Failure> {
+        // A CA may give the order that is under way to whoever asks for the same names.
+        let names = self.certificate.identifiers.iter().cloned().collect();
+        let same_names = self.shared.sessions.same_names(&self.issuer.directory, names);
+        let _alone = same_names.lock().await;
         self.begin(Step::Order);
         let (mut order, record) = match self.resume(session).await? {
             Some(resumed) => resumed,
@@ -213,27 +217,34 @@ impl Attempt<'_> {
         let identifiers = &self.certificate.identifiers;
         let key = self.begin_order().await?;
         let replaced = self.replaced(session);
-        let order = session.new_order(identifiers, self.wanted_profile(), replaced).await?;
+        let placed = session.new_order(identifiers, self.wanted_profile(), replaced).await;
+        let (url, profile) = match &placed {
+            Ok(order) => (order.url().to_owned(), order.profile().map(str::to_owned)),
+            Err(Unplaced { url: Some(url), .. }) => {
+                (url.clone(), self.offered_profile(session).cloned())
+            }
+            Err(Unplaced { failure, url: None }) => return Err(failure.clone()),
+        };
         let record = OrderRecord {
             version: VERSION,
             issuer: self.issuer.name.clone(),
             directory: self.issuer.directory.clone(),
             account: session.account_url().to_owned(),
-            url: order.url().to_owned(),
+            url,
             identifiers: self.certificate.identifiers.clone(),
             key_type,
-            profile: order.profile().map(str::to_owned),
-            refused_profile: match order.profile() {
+            refused_profile: match &profile {
                 None => self.offered_profile(session).cloned(),
                 Some(_) => None,
             },
+            profile,
             key,
             created_at: self.shared.now(),
         };
         let (name, written) = (self.certificate.name.clone(), record.clone());
         let done = self.shared.on_disk(move |store| store.write_order(&name, &written)).await;
         done.map_err(|error| error.failure(Step::Order))?;
-        Ok((order, record))
+        placed.map(|order| (order, record)).map_err(|unplaced| unplaced.failure)
     }
 
     /// Make the key, and count the order before it is placed: whoever is killed over it leaves no

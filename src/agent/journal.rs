@@ -22,12 +22,12 @@ pub(crate) fn sweep(store: &Store, tell: &(dyn Fn(Event) + Send + Sync)) {
         let message = External::new(format!("a challenge file may be left behind: {error}"));
         tell(Event::Warned { certificate: None, message });
     };
-    if let Err(error) = withdraw(store) {
+    if let Err(error) = withdraw(store, tell) {
         warn(&error);
     }
     for interrupted in store.interrupted().unwrap_or_default() {
         // Its records stay as long as they are needed.
-        let swept = withdraw(&store.of(&interrupted));
+        let swept = withdraw(&store.of(&interrupted), tell);
         let removed = swept.and_then(|()| store.remove_interrupted(&interrupted).map_err(foreign));
         if let Err(error) = removed {
             warn(&error);
@@ -36,9 +36,9 @@ pub(crate) fn sweep(store: &Store, tell: &(dyn Fn(Event) + Send + Sync)) {
 }
 
 /// Withdraw all that a store says is published; the last error of several
-fn withdraw(store: &Store) -> io::Result<()> {
+fn withdraw(store: &Store, tell: &(dyn Fn(Event) + Send + Sync)) -> io::Result<()> {
     let mut outcome = Ok(());
-    for (id, record) in store.published().map_err(foreign)? {
+    for (id, record) in store.published(&mut |event| tell(event)).map_err(foreign)? {
         let swept = challenge::sweep(&record.artefact);
         let forgotten = swept.and_then(|()| store.forget_published(&id).map_err(foreign));
         outcome = forgotten.and(outcome);

@@ -1,6 +1,6 @@
 //! One account at each CA, opened once for all certificates that need it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::agent::{Secrets, Shared};
 use crate::config::{Config, Issuer};
 use crate::event::Event;
 use crate::failure::{Failure, Step};
-use crate::name::IssuerName;
+use crate::name::{Identifier, IssuerName};
 use crate::record::AccountRecord;
 use crate::store::Lock;
 use crate::text::External;
@@ -24,7 +24,11 @@ pub struct Sessions {
     secrets: Secrets,
     open: std::sync::Mutex<BTreeMap<IssuerName, Slot>>,
     turns: std::sync::Mutex<BTreeMap<IssuerName, Arc<Semaphore>>>,
+    names: std::sync::Mutex<BTreeMap<NamesAt, Arc<Mutex<()>>>>,
 }
+
+/// A directory, and names that are ordered there
+type NamesAt = (String, BTreeSet<Identifier>);
 
 /// One issuer's session, or how opening it last failed
 type Slot = Arc<Mutex<Option<Entry>>>;
@@ -40,7 +44,12 @@ struct Entry {
 impl Sessions {
     /// No session yet; EAB keys are read through `secrets`
     pub fn new(secrets: Secrets) -> Self {
-        Self { secrets, open: std::sync::Mutex::default(), turns: std::sync::Mutex::default() }
+        Self {
+            secrets,
+            open: std::sync::Mutex::default(),
+            turns: std::sync::Mutex::default(),
+            names: std::sync::Mutex::default(),
+        }
     }
 
     /// Wait until this issuer can be asked for one more order, which lasts until this is dropped
@@ -121,6 +130,17 @@ impl Sessions {
             })
             .await;
         done.map_err(|error| error.failure(Step::Account))
+    }
+
+    /// What is held while an order for these names is under way at a directory
+    pub(super) fn same_names(
+        &self,
+        directory: &str,
+        names: BTreeSet<Identifier>,
+    ) -> Arc<Mutex<()>> {
+        let mut all = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, alone| Arc::strong_count(alone) > 1);
+        Arc::clone(all.entry((directory.to_owned(), names)).or_default())
     }
 
     fn slot(&self, name: &IssuerName) -> Slot {

@@ -65,3 +65,23 @@ pub(super) const PRESETS: [Preset; 7] = [
         terms: None,
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_preset_is_the_directory_that_its_ca_documents() {
+        let all: Vec<_> = PRESETS.iter().map(|it| (it.name, it.directory)).collect();
+        let documented = [
+            ("letsencrypt", "https://acme-v02.api.letsencrypt.org/directory"),
+            ("letsencrypt-staging", "https://acme-staging-v02.api.letsencrypt.org/directory"),
+            ("zerossl", "https://acme.zerossl.com/v2/DV90"),
+            ("google", "https://dv.acme-v02.api.pki.goog/directory"),
+            ("google-staging", "https://dv.acme-v02.test-api.pki.goog/directory"),
+            ("sslcom", "https://acme.ssl.com/sslcom-dv-ecc"),
+            ("actalis", "https://acme-api.actalis.com/acme/directory"),
+        ];
+        assert_eq!(all, documented);
+    }
+}

@@ -77,6 +77,8 @@ pub enum Fault {
     },
     /// Use an account's valid authorizations again for new orders, until faults are cleared
     ReuseAuthorizations,
+    /// Give an order that is under way to whoever asks for the same names again, as Boulder does
+    ReuseOrders,
     /// Refuse new orders for this, until faults are cleared; the problem names it
     RejectIdentifier(Identifier),
     /// Take the CSR, and then let the order become invalid
@@ -337,6 +339,10 @@ impl Faults {
 
     pub(super) fn reuses_authorizations(&self) -> bool {
         self.active.contains(&Fault::ReuseAuthorizations)
+    }
+
+    pub(super) fn reuses_orders(&self) -> bool {
+        self.active.contains(&Fault::ReuseOrders)
     }
 
     pub(super) fn rejects(&self, identifier: &Identifier) -> bool {

@@ -311,8 +311,8 @@ pub(super) fn recover(home: &Dir, file: &str) -> Result<(), StoreError> {
         Reading::Absent => return Ok(()),
         Reading::Record(journal) => journal,
         // It is written whole before the first rename: this one came from elsewhere.
-        Reading::Corrupt(_) => {
-            home.rename(file, format!("{file}.corrupt"))?;
+        Reading::Corrupt(corrupt) => {
+            home.rename(file, format!("{file}.corrupt-{}", corrupt.modified))?;
             return home.sync();
         }
     };

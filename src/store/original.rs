@@ -101,11 +101,17 @@ impl Store {
     ) -> Result<(), StoreError> {
         let home = self.ensure_certificate_dir(certificate)?;
         let originals = home.ensure_child(kept.folder(), 0o700)?;
-        let dir = originals.ensure_child(target.as_str(), 0o700)?;
+        let mut dir = originals.ensure_child(target.as_str(), 0o700)?;
         let mut manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
             Reading::Record(manifest) => manifest,
-            // A manifest that cannot be read has lost the originals; what is there now is next.
-            Reading::Absent | Reading::Corrupt(_) => Manifest::default(),
+            Reading::Absent => Manifest::default(),
+            // Somebody may still find out which file is which; what is there now is next.
+            Reading::Corrupt(corrupt) => {
+                let aside = format!("{target}.corrupt-{}", corrupt.modified);
+                originals.rename(target.as_str(), &aside)?;
+                dir = originals.ensure_child(target.as_str(), 0o700)?;
+                Manifest::default()
+            }
         };
         let known = manifest.files.len();
         for (path, present) in found {
@@ -146,6 +152,9 @@ impl Store {
         let Some(dir) = Dir::find(&path)? else { return Ok(Vec::new()) };
         let manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
             Reading::Record(manifest) => manifest,
+            Reading::Corrupt(corrupt) if kept == Kept::Original => {
+                return Err(StoreError::damaged(dir.join(MANIFEST), corrupt.error));
+            }
             Reading::Absent | Reading::Corrupt(_) => Manifest::default(),
         };
         manifest.files.into_iter().map(|kept| original(&dir, kept)).collect()

@@ -4,6 +4,7 @@ use super::dir::{Dir, random};
 use super::error::StoreError;
 use super::record::{self, Reading};
 use super::{PUBLISHED, Store};
+use crate::event::Event;
 use crate::record::{PublishedRecord, VERSION};
 
 /// Which record of a published artefact
@@ -34,17 +35,22 @@ impl Store {
         record::write(&dir, &id.0, &PublishedRecord { version: VERSION, ..record.clone() })
     }
 
-    /// Every artefact that may still be there; a record that cannot be read is passed over
+    /// Every artefact that may still be there; a record that cannot be read is set aside
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn published(&self) -> Result<Vec<(PublishedId, PublishedRecord)>, StoreError> {
+    pub fn published(
+        &self,
+        report: &mut dyn FnMut(Event),
+    ) -> Result<Vec<(PublishedId, PublishedRecord)>, StoreError> {
         let mut found = Vec::new();
         let Some(dir) = Dir::find(&self.0.root.join(PUBLISHED))? else { return Ok(found) };
         for name in dir.names()? {
             let Some(name) = name.to_str().filter(|name| name.ends_with(".json")) else { continue };
-            if let Ok(Reading::Record(record)) = record::read(&dir, name) {
-                found.push((PublishedId(name.to_owned()), record));
+            match record::read(&dir, name) {
+                Ok(Reading::Record(record)) => found.push((PublishedId(name.to_owned()), record)),
+                Ok(Reading::Corrupt(corrupt)) => self.quarantine(&dir, name, &corrupt, report)?,
+                Ok(Reading::Absent) | Err(_) => {}
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));
@@ -81,10 +87,10 @@ mod tests {
         store.amend_published(&id, &record(Some((1, 2)))).unwrap();
         let other = store.record_published(&record(None)).unwrap();
         std::fs::write(store.path().join(PUBLISHED).join("torn.json"), "{").unwrap();
-        let found = store.published().unwrap();
+        let found = store.published(&mut |_| ()).unwrap();
         assert_eq!(found.len(), 2);
         assert!(found.contains(&(id.clone(), record(Some((1, 2))))));
         store.forget_published(&id).unwrap();
-        assert_eq!(store.published().unwrap(), [(other, record(None))]);
+        assert_eq!(store.published(&mut |_| ()).unwrap(), [(other, record(None))]);
     }
 }

@@ -191,7 +191,7 @@ impl Store {
         }
     }
 
-    fn quarantine(
+    pub(super) fn quarantine(
         &self,
         dir: &Dir,
         file: &str,
@@ -256,7 +256,7 @@ pub(super) enum Reading<T> {
 pub(super) struct Corrupt {
     bytes: zeroize::Zeroizing<Vec<u8>>,
     /// When it was last written, in seconds since 1970: what it is set aside under
-    modified: i64,
+    pub(super) modified: i64,
     pub(super) error: String,
 }
 

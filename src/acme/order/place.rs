@@ -40,19 +40,23 @@ impl Session {
         identifiers: &[Identifier],
         profile: Option<&Profile>,
         replaces: Option<&AriId>,
-    ) -> Result<Order, Failure> {
+    ) -> Result<Order, Unplaced> {
         let mut profile = self.offered(profile)?;
         let mut replaces = replaces.filter(|_| self.directory_facts().has_renewal_info());
         loop {
             let (placed, status) = self.place(identifiers, profile, replaces).await;
-            let Err(failure) = placed else { return placed };
+            let failure = match placed {
+                Ok(order) => return Ok(order),
+                Err(Unplaced { failure, url: None }) => failure,
+                Err(unplaced) => return Err(unplaced),
+            };
             let problem = failure.problem.as_ref().map(External::as_str);
             if problem == Some("invalidProfile") && profile.is_some_and(|p| !p.required) {
                 profile = None;
             } else if replaces.is_some() && is_worth_a_plain_order(problem, status) {
                 replaces = None;
             } else {
-                return Err(failure);
+                return Err(failure.into());
             }
         }
     }
@@ -109,7 +113,7 @@ impl Session {
         identifiers: &[Identifier],
         profile: Option<&Profile>,
         replaces: Option<&AriId>,
-    ) -> (Result<Order, Failure>, Option<u16>) {
+    ) -> (Result<Order, Unplaced>, Option<u16>) {
         let identifiers: Vec<_> = identifiers.iter().map(foreign).collect();
         let mut order = NewOrder::new(&identifiers);
         if let Some(profile) = profile {
@@ -131,10 +135,28 @@ impl Session {
             // The order is placed, and only the answer was odd: ask for it in the usual way.
             let again = call!(self.account().order(url.to_owned()));
             let order = self.judge(again, Step::Order);
-            return (order.map(|(inner, answer)| Order::new(self, inner, answer, profile)), status);
+            let order = order.map(|(inner, answer)| Order::new(self, inner, answer, profile));
+            let url = Some(url.to_owned());
+            return (order.map_err(|failure| Unplaced { failure, url }), status);
         }
         let order = self.judge(asked, Step::Order);
-        (order.map(|(inner, answer)| Order::new(self, inner, answer, profile)), status)
+        let order = order.map(|(inner, answer)| Order::new(self, inner, answer, profile));
+        (order.map_err(Unplaced::from), status)
+    }
+}
+
+/// An order that was not placed, or not for all that is known
+#[derive(Debug)]
+pub struct Unplaced {
+    /// Why
+    pub failure: Failure,
+    /// Where it is, if the CA took it and then could not be understood
+    pub url: Option<String>,
+}
+
+impl From<Failure> for Unplaced {
+    fn from(failure: Failure) -> Self {
+        Self { failure, url: None }
     }
 }
 

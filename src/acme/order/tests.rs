@@ -243,6 +243,13 @@ async fn an_order_is_not_lost_when_the_answer_is_odd() {
         ca.once("/new-order", move |_| Reply::json(201, "").header("location", Some(&location)));
         assert_eq!(order(&session).await.url(), format!("{}/order/0", ca.url));
     }
+    // Too much to be read, and then nothing at all: it is placed all the same.
+    ca.once("/new-order", |_| Reply::flood().header("location", Some("/order/0")));
+    assert_eq!(order(&session).await.url(), format!("{}/order/0", ca.url));
+    ca.once("/new-order", |_| Reply::flood().header("location", Some("/order/0")));
+    ca.once("/order/0", |_| Reply::json(503, ""));
+    let unplaced = session.new_order(&names(&["a.test"]), None, None).await.unwrap_err();
+    assert_eq!(unplaced.url, Some(format!("{}/order/0", ca.url)), "{unplaced:?}");
 }
 
 #[tokio::test]
@@ -271,7 +278,7 @@ async fn a_profile_is_asked_for_as_far_as_it_is_offered_and_required() {
     let (placed, sent) = ask(&profile("long", false)).await;
     assert_eq!((placed.unwrap().profile(), sent), (None, vec![None]));
     let (placed, sent) = ask(&profile("long", true)).await;
-    let failure = placed.unwrap_err();
+    let failure = placed.unwrap_err().failure;
     assert!(needs_operator(&failure) && failure.try_other_issuer && sent.is_empty(), "{failure}");
     assert!(failure.to_string().contains("only short"), "{failure}");
     ca.once("/new-order", |_| Reply::problem(400, "invalidProfile", "withdrawn"));
@@ -279,7 +286,7 @@ async fn a_profile_is_asked_for_as_far_as_it_is_offered_and_required() {
     assert_eq!((placed.unwrap().profile(), sent), (None, vec![Some(json!("short")), None]));
     ca.once("/new-order", |_| Reply::problem(400, "invalidProfile", "withdrawn"));
     let (placed, _) = ask(&profile("short", true)).await;
-    assert!(needs_operator(&placed.unwrap_err()));
+    assert!(needs_operator(&placed.unwrap_err().failure));
 }
 
 #[tokio::test]

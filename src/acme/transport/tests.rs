@@ -105,8 +105,8 @@ async fn a_busy_ca_is_left_alone_as_long_as_it_asks() {
         while session.transport().wire.nonces.take().is_some() {}
         ca.once(path, |_| Reply::json(503, "").header("retry-after", Some("90")));
         let name = crate::name::Identifier::parse("a.test").unwrap();
-        let failure = session.new_order(&[name], None, None).await.unwrap_err();
-        assert_eq!(failure.class, at, "{path}");
+        let unplaced = session.new_order(&[name], None, None).await.unwrap_err();
+        assert_eq!(unplaced.failure.class, at, "{path}");
     }
 }
 

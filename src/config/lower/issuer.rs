@@ -1,5 +1,6 @@
 //! Issuers.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use crate::config::fault::{At, Faults, Refused};
@@ -209,7 +210,7 @@ fn terms(
             (*terms).to_owned()
         }
         Some(directory) => {
-            format!("the `meta.termsOfService` of {}, which `certkeep check` shows", directory.url)
+            format!("the `meta.termsOfService` of {}, which any browser shows", directory.url)
         }
         None => "the `meta.termsOfService` of its directory".to_owned(),
     };
@@ -223,14 +224,29 @@ fn terms(
 }
 
 fn host(text: &Text, at: &At<'_>, faults: &mut Faults) -> Result<String, Refused> {
-    let host = Identifier::parse(text).map_err(|error| {
-        faults.value(at, error.to_string(), "give a host name alone, without scheme and port")
-    })?;
+    let remedy = "give a host name, with a port where it is another than the directory's";
+    // Of an IPv6 address, the port comes after a bracket.
+    let (name, port) = match text.rsplit_once(':') {
+        _ if text.contains("://") => (&**text, None),
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => (name, Some(port)),
+        _ => (&**text, None),
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    let host =
+        Identifier::parse(bare).map_err(|error| faults.value(at, error.to_string(), remedy))?;
     if host.is_wildcard() {
         let message = format!("`{host}` is a wildcard");
         return Err(faults.value(at, message, "list the hosts one by one"));
     }
-    Ok(host.to_string())
+    let Some(port) = port else { return Ok(host.to_string()) };
+    let Some(port) = port.parse::<u16>().ok().filter(|port| *port > 0) else {
+        let message = format!("`{}` is no port", port.escape_debug());
+        return Err(faults.value(at, message, remedy));
+    };
+    Ok(match host {
+        Identifier::Ip(address) => SocketAddr::new(address, port).to_string(),
+        Identifier::Dns(_) => format!("{host}:{port}"),
+    })
 }
 
 /// <https://www.rfc-editor.org/rfc/rfc8555#section-7.3>

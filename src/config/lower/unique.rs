@@ -16,7 +16,7 @@ pub(super) struct Claim<'a> {
     certificate: &'a str,
     /// Which of its `targets` it is, if it has such
     target: Option<usize>,
-    in_dir: bool,
+    dir: Option<PathBuf>,
     paths: Vec<PathBuf>,
 }
 
@@ -26,9 +26,12 @@ impl<'a> Claim<'a> {
         target: Option<usize>,
         (layout, outputs): &Files,
     ) -> Self {
-        let in_dir = matches!(layout, Layout::Dir(_));
+        let dir = match layout {
+            Layout::Dir(path) => Some(path.clone()),
+            Layout::Copy | Layout::Links => None,
+        };
         let paths = outputs.iter().map(|output| output.path.clone()).collect();
-        Self { certificate, target, in_dir, paths }
+        Self { certificate, target, dir, paths }
     }
 
     fn outputs(&self) -> impl Iterator<Item = Placed<'_>> {
@@ -52,6 +55,16 @@ pub(super) fn outputs(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &m
         if let Some(owner) = owners.insert(output.path.as_os_str(), output.claim.certificate) {
             let message = format!("`{path}` is an output of `{owner}` already");
             clashes.add(&output, message, "give each output a path of its own");
+        }
+    }
+    // One rename switches all of a directory, so it has one owner.
+    let mut dirs: HashMap<&OsStr, &str> = HashMap::with_capacity(claims.len());
+    for claim in claims {
+        let (Some(dir), Some(path)) = (&claim.dir, claim.paths.first()) else { continue };
+        if let Some(owner) = dirs.insert(dir.as_os_str(), claim.certificate) {
+            let message = format!("`{}` is the directory of `{owner}` already", dir.display());
+            let first = Placed { claim, index: 0, path };
+            clashes.add(&first, message, "give each a directory of its own");
         }
     }
     let mut looked_up: (Option<&Path>, Option<(&Path, &str)>) = (None, None);
@@ -123,7 +136,7 @@ impl<'a> Clashes<'a, '_> {
         let targets = certificate.key("targets");
         let target = output.claim.target.map(|index| targets.index(index));
         let at = target.as_ref().unwrap_or(&certificate);
-        if !output.claim.in_dir {
+        if output.claim.dir.is_none() {
             let files = at.key("files");
             let file = files.index(output.index);
             self.faults.value(&file.key("path"), message, remedy);
