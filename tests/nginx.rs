@@ -213,3 +213,20 @@ fn regular_files_are_kept_where_they_are_asked_for() {
     host.assert_serves_what_is_on_disk();
     host.pair.assert_sound();
 }
+
+#[test]
+fn challenges_come_through_a_proxy_that_passes_the_host_on() {
+    let ca = pebble().start();
+    let own = (ca.ip(), support::free_port(ca.ip())).into();
+    let site = Site::new(&ca).listening_on(own);
+    site.configure_one(&["a.test"]);
+    let pair = Pair::in_dir(&site.tls());
+    pair.placeholder("a.test");
+    let start =
+        |settings| nginx(&pair.fullchain, &pair.key).with_proxy(ca.http01(), own, settings).start();
+    let proxy = start("");
+    site.certkeep(&["renew"]).exits(1).says(&["Host"]);
+    drop(proxy);
+    let _proxy = start("proxy_set_header Host $host;");
+    site.certkeep(&["renew", "--force"]).succeeds();
+}

@@ -27,12 +27,13 @@ pub(crate) struct Sites {
     protocols: &'static str,
     socket: Option<PathBuf>,
     webroot: Option<(SocketAddr, PathBuf)>,
+    proxy: Option<(SocketAddr, SocketAddr, &'static str)>,
 }
 
 /// Begin with one TLS server on this pair of files
 pub(crate) fn nginx(fullchain: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Sites {
     let pairs = vec![(fullchain.into(), key.into())];
-    Sites { pairs, protocols: "TLSv1.2 TLSv1.3", socket: None, webroot: None }
+    Sites { pairs, protocols: "TLSv1.2 TLSv1.3", socket: None, webroot: None, proxy: None }
 }
 
 impl Sites {
@@ -61,6 +62,17 @@ impl Sites {
     /// Serve the files of a directory over plain HTTP as well
     pub(crate) fn with_webroot(mut self, at: SocketAddr, folder: impl Into<PathBuf>) -> Self {
         self.webroot = Some((at, folder.into()));
+        self
+    }
+
+    /// Hand the challenges that come to one address on to another, with these settings
+    pub(crate) fn with_proxy(
+        mut self,
+        from: SocketAddr,
+        to: SocketAddr,
+        settings: &'static str,
+    ) -> Self {
+        self.proxy = Some((from, to, settings));
         self
     }
 
@@ -116,6 +128,12 @@ impl Sites {
         let webroot = self.webroot.as_ref().map_or_else(String::new, |(at, root)| {
             format!("server {{ listen {at}; root {}; default_type text/plain; }}", root.display())
         });
+        let proxy = self.proxy.map_or_else(String::new, |(from, to, settings)| {
+            format!(
+                "server {{ listen {from}; location /.well-known/acme-challenge/ {{ \
+                 proxy_pass http://{to}; {settings} }} }}"
+            )
+        });
         format!(
             "user root;\n\
              pid {folder}/nginx.pid;\n\
@@ -137,6 +155,7 @@ impl Sites {
                  location / {{ return 200 \"well\\n\"; }}\n\
                }}\n\
                {webroot}\n\
+               {proxy}\n\
              }}\n"
         )
     }

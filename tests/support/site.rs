@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -53,6 +54,13 @@ impl Site {
     #[must_use]
     pub(crate) fn answering_by_webroot(mut self) -> Self {
         self.challenge = format!("{{ http-01: {{ webroot: {} }} }}", self.webroot().display());
+        self
+    }
+
+    /// Answer http-01 at another address, to which a proxy hands it on
+    #[must_use]
+    pub(crate) fn listening_on(mut self, address: SocketAddr) -> Self {
+        self.challenge = format!("{{ http-01: {{ listen: \"{address}\" }} }}");
         self
     }
 
