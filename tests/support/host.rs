@@ -113,7 +113,7 @@ impl Host {
             // What the server loads is the pair of the first.
             if place == 0 {
                 text += &format!(
-                    "      verify: [{{ endpoint: \"a.test:443\", connect: \"{}\", within: 5s, \
+                    "      verify: [{{ endpoint: \"a.test:443\", connect: \"{}\", within: 30s, \
                      samples: 1 }}]\n",
                     self.endpoint
                 );
