@@ -51,7 +51,7 @@ fn a_way_back_struck_at_any_system_call_is_finished_by_the_next() {
 
 /// Try every point of a scene, or a sample of them
 fn strike_at_all(scene: Scene) {
-    let host = Host::new(&LAYOUTS);
+    let host = Host::with_endpoint(&LAYOUTS);
     scene.begin(&host);
     let (output, recorded) = struck(&host, scene, None);
     assert_eq!(output.code, Some(scene.code()), "{output}");
@@ -64,14 +64,14 @@ fn strike_at_all(scene: Scene) {
     std::thread::scope(|scope| {
         for _ in 0..WORKERS {
             scope.spawn(|| {
-                let mut host = Host::new(&LAYOUTS);
+                let mut host = Host::with_endpoint(&LAYOUTS);
                 while let Some(point) = tried.get(next.fetch_add(1, Ordering::Relaxed)) {
                     match catch_unwind(AssertUnwindSafe(|| survive(&host, scene, point))) {
                         Ok(true) => (),
                         Ok(false) => unreached.lock().unwrap().push(point.to_string()),
                         Err(_) => {
                             faults.lock().unwrap().push(point.to_string());
-                            host = Host::new(&LAYOUTS);
+                            host = Host::with_endpoint(&LAYOUTS);
                         }
                     }
                 }
