@@ -31,42 +31,49 @@ pub fn generate(kind: KeyType) -> Result<Secret<String>, Failure> {
     Ok(Secret::new(pem::encode(pem::Kind::PrivateKey, pair.serialized_der())))
 }
 
-/// The request for a certificate, as DER: these names and this key, an empty subject, nothing else
-///
-/// # Errors
-/// When the key is none of the kinds that [`generate`] makes.
-pub fn request(key: &Secret<String>, identifiers: &[Identifier]) -> Result<Vec<u8>, Failure> {
-    let pair = parse(key)?;
-    let mut names = Vec::with_capacity(identifiers.len());
-    for identifier in identifiers {
-        names.push(match identifier {
-            Identifier::Dns(name) => {
-                let name = name.as_str().try_into();
-                SanType::DnsName(name.map_err(|error| fault("no request could be made", &error))?)
-            }
-            Identifier::Ip(address) => SanType::IpAddress(*address),
-        });
+/// A key of a certificate, ready to sign
+#[derive(Debug)]
+pub struct Key(KeyPair);
+
+impl Key {
+    /// The key that a PEM of [`generate`] holds
+    ///
+    /// # Errors
+    /// When it is none of the kinds that [`generate`] makes.
+    pub fn parse(key: &Secret<String>) -> Result<Self, Failure> {
+        let der = pem::private_key(key.expose().as_bytes())
+            .map_err(|error| Failure::retry(Step::Prepare, format!("the key {error}")))?;
+        KeyPair::try_from(&der).map(Self).map_err(|error| fault("the key cannot be read", &error))
     }
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.subject_alt_names = names;
-    let request = params.serialize_request(&pair);
-    let request = request.map_err(|error| fault("no request could be made", &error))?;
-    Ok(request.der().to_vec())
-}
 
-/// The SubjectPublicKeyInfo of a key, as DER: what the issued leaf must have
-///
-/// # Errors
-/// When the key is none of the kinds that [`generate`] makes.
-pub fn public_key(key: &Secret<String>) -> Result<Vec<u8>, Failure> {
-    Ok(parse(key)?.subject_public_key_info())
-}
+    /// The request for a certificate, as DER: these names, an empty subject, nothing else
+    ///
+    /// # Errors
+    /// When a name fits into no request.
+    pub fn request(&self, identifiers: &[Identifier]) -> Result<Vec<u8>, Failure> {
+        let mut names = Vec::with_capacity(identifiers.len());
+        for identifier in identifiers {
+            names.push(match identifier {
+                Identifier::Dns(name) => {
+                    let name = name.as_str().try_into();
+                    let name = name.map_err(|error| fault("no request could be made", &error))?;
+                    SanType::DnsName(name)
+                }
+                Identifier::Ip(address) => SanType::IpAddress(*address),
+            });
+        }
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = names;
+        let request = params.serialize_request(&self.0);
+        let request = request.map_err(|error| fault("no request could be made", &error))?;
+        Ok(request.der().to_vec())
+    }
 
-fn parse(key: &Secret<String>) -> Result<KeyPair, Failure> {
-    let der = pem::private_key(key.expose().as_bytes())
-        .map_err(|error| Failure::retry(Step::Prepare, format!("the key {error}")))?;
-    KeyPair::try_from(&der).map_err(|error| fault("the key cannot be read", &error))
+    /// Its SubjectPublicKeyInfo, as DER: what the issued leaf must have
+    pub fn public_key(&self) -> Vec<u8> {
+        self.0.subject_public_key_info()
+    }
 }
 
 fn fault(what: &str, error: &rcgen::Error) -> Failure {
@@ -89,14 +96,14 @@ mod tests {
         let names = ["a.test", "*.b.test", "192.0.2.1", "2001:db8::1"];
         let names: Vec<_> = names.iter().map(|n| Identifier::parse(n).unwrap()).collect();
         for kind in [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Rsa2048] {
-            let key = generate(kind).unwrap();
-            let der = request(&key, &names).unwrap();
+            let key = Key::parse(&generate(kind).unwrap()).unwrap();
+            let der = key.request(&names).unwrap();
             let (rest, csr) = X509CertificationRequest::from_der(&der).unwrap();
             assert!(rest.is_empty());
             csr.verify_signature().unwrap();
             let info = &csr.certification_request_info;
             assert_eq!(info.subject.iter().count(), 0, "{kind}");
-            assert_eq!(info.subject_pki.raw, public_key(&key).unwrap(), "{kind}");
+            assert_eq!(info.subject_pki.raw, key.public_key(), "{kind}");
             let extensions: Vec<_> = csr.requested_extensions().unwrap().collect();
             let [ParsedExtension::SubjectAlternativeName(san)] = extensions[..] else {
                 panic!("{kind}: {extensions:?}");
@@ -109,13 +116,13 @@ mod tests {
     fn an_issued_leaf_has_the_key_of_the_request() {
         let kinds = [KeyType::EcdsaP256, KeyType::EcdsaP384, KeyType::Rsa2048];
         for kind in kinds.into_iter().chain([KeyType::Rsa3072, KeyType::Rsa4096]) {
-            let key = generate(kind).unwrap();
+            let key = Key::parse(&generate(kind).unwrap()).unwrap();
             let name = Identifier::parse("a.test").unwrap();
             let mut params = CertificateParams::default();
             params.subject_alt_names = vec![SanType::DnsName("a.test".try_into().unwrap())];
-            let leaf = params.self_signed(&parse(&key).unwrap()).unwrap();
+            let leaf = params.self_signed(&key.0).unwrap();
             let leaf = Leaf::parse(leaf.der()).unwrap();
-            assert_eq!(leaf.public_key, public_key(&key).unwrap());
+            assert_eq!(leaf.public_key, key.public_key());
             assert_eq!(leaf.key_type, Some(kind));
             assert_eq!(leaf.identifiers, BTreeSet::from([name]));
         }
@@ -124,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_no_key_is_a_failure() {
         for text in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
-            assert!(request(&Secret::new(text.to_owned()), &[]).is_err(), "{text}");
+            assert!(Key::parse(&Secret::new(text.to_owned())).is_err(), "{text}");
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::acme::{self, Order, Resumed, Session, Status, Unplaced};
+use crate::acme::key::{self, Key};
+use crate::acme::{Order, Resumed, Session, Status, Unplaced};
 use crate::agent::Shared;
 use crate::agent::journal::journal;
 use crate::cert;
@@ -261,7 +262,7 @@ impl Attempt<'_> {
         let done = self
             .shared
             .on_disk(move |store| {
-                let key = acme::key::generate(key_type);
+                let key = key::generate(key_type);
                 if key.is_ok() {
                     store.write_attempts(&name, &attempts)?;
                 }
@@ -304,13 +305,21 @@ impl Attempt<'_> {
             self.authorize(order).await?;
         }
         self.begin(Step::Finalize);
+        let key = match Key::parse(&record.key) {
+            Ok(key) => key,
+            Err(failure) => {
+                // No certificate of this order could be used.
+                self.forget_order().await;
+                return Err(failure);
+            }
+        };
         if order.status() == Status::Ready {
-            let csr = acme::key::request(&record.key, &record.identifiers)?;
+            let csr = key.request(&record.identifiers)?;
             order.finalize(&csr).await?;
         }
         let chain = order.wait_certificate().await?;
         self.begin(Step::Stage);
-        self.stage(session, record, chain).await
+        self.stage(session, record, &key, chain).await
     }
 
     async fn authorize(&self, order: &mut Order) -> Result<(), Failure> {
@@ -351,6 +360,7 @@ impl Attempt<'_> {
         &self,
         session: &Session,
         record: &OrderRecord,
+        key: &Key,
         chain: String,
     ) -> Result<(), Failure> {
         let now = self.shared.now();
@@ -361,9 +371,7 @@ impl Attempt<'_> {
         let checked = pem::certificates(chain.as_bytes()).map_err(cert::CertError::from);
         let checked = checked.and_then(|members| {
             let ordered = record.identifiers.iter().cloned().collect();
-            let public_key = acme::key::public_key(&record.key)
-                .map_err(|failure| cert::CertError::NotACertificate(failure.to_string()))?;
-            let leaf = cert::check_issued(&members, &public_key, &ordered, now)?;
+            let leaf = cert::check_issued(&members, &key.public_key(), &ordered, now)?;
             let text: String =
                 members.iter().map(|member| pem::encode(pem::Kind::Certificate, member)).collect();
             Ok((leaf, text))

@@ -276,5 +276,5 @@ fn damage(about: &str, error: &StoreError) -> Finding {
 
 /// Whether a key can be used at all
 fn usable(key: &Secret<String>) -> Result<(), Failure> {
-    acme::key::public_key(key).map(drop)
+    acme::key::Key::parse(key).map(drop)
 }
