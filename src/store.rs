@@ -12,8 +12,8 @@
 //! certificates/<name>/lock                  who works on it
 //! certificates/<name>/generations/000007/   key.pem chain.pem meta.json
 //! certificates/<name>/*.json                order, attempts, deploy
-//! certificates/<name>/originals/<target>/   what the target had before certkeep
-//! certificates/<name>/before/<target>/      what it had before a deployment under way
+//! certificates/<name>/original-<target>.json what the target had before certkeep
+//! certificates/<name>/before-<target>.json  what it had before a deployment under way
 //! certificates/<name>/journal-<target>.json a switch under way, for `copy: true`
 //! certificates/<name>/made-<target>.json    digests of encrypted outputs
 //! deployed/<name>/<target>/                 the atomic directory of `files:`
@@ -202,6 +202,11 @@ impl Store {
     /// A directory below the state directory, every part made with this mode when it is missing
     fn ensure(&self, parts: &[&str], mode: u32) -> Result<Dir, StoreError> {
         self.writable()?;
+        let mut path = self.0.root.clone();
+        path.extend(parts);
+        if let Some(dir) = Dir::find(&path)? {
+            return Ok(dir);
+        }
         let mut dir = ensure_root(&self.0.root)?;
         for part in parts {
             dir = dir.ensure_child(part, mode)?;
@@ -295,8 +300,6 @@ const CERTIFICATES: &str = "certificates";
 const DEPLOYED: &str = "deployed";
 const PUBLISHED: &str = "published";
 const GENERATIONS: &str = "generations";
-const ORIGINALS: &str = "originals";
-const BEFORE: &str = "before";
 
 /// Marks unfinished files of the state directory itself
 const OWN: &str = "state";

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
 use rustix::io::Errno;
 
+use super::OWN;
 use super::error::{SET_OWNER, StoreError};
 use super::label::{Acl, Labels, SET_ACL};
 use super::walk::Held;
@@ -454,6 +455,24 @@ impl Dir {
         }
     }
 
+    /// Remove a file of ours that may hold a key; one that is not there is fine
+    pub(super) fn shred(&self, name: &str) -> Result<(), StoreError> {
+        if self.stat(name)?.is_none() {
+            return Ok(());
+        }
+        // Half removed under its own name it would look damaged.
+        let temporary = temporary_name(OWN);
+        self.rename(name, &temporary)?;
+        self.discard(temporary.as_ref())
+    }
+
+    /// Remove an entry, overwritten first where it is a file
+    pub(super) fn discard(&self, name: &OsStr) -> Result<(), StoreError> {
+        let overwritten = self.overwrite(name);
+        // A key that cannot be overwritten is better gone all the same.
+        self.remove_tree(name).and(overwritten)
+    }
+
     /// Overwrite what a regular file holds, unless it has another name, under which it stays
     ///
     /// Only for what is about to be removed: nothing is left of it after a crash.
@@ -462,7 +481,7 @@ impl Dir {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT | Errno::ISDIR) => return Ok(()),
             Err(errno) => return Err(self.error("overwrite", name, errno)),
         };
         let stat = fs::fstat(&fd).map_err(|errno| self.error("look at", name, errno))?;

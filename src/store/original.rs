@@ -2,17 +2,20 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::dir::{Attributes, Dir, temporary_name};
+use super::Store;
+use super::dir::Attributes;
 use super::error::StoreError;
 use super::label::Labels;
 use super::record::{self, Reading, Record};
 use super::walk::{Held, Present};
-use super::{BEFORE, ORIGINALS, OWN, Store};
 use crate::name::{CertName, TargetName};
 use crate::record::VERSION;
+use crate::secret::Secret;
 
 /// Which of the two is meant
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,10 +27,10 @@ pub(super) enum Kept {
 }
 
 impl Kept {
-    const fn folder(self) -> &'static str {
+    fn file_name(self, target: &TargetName) -> String {
         match self {
-            Self::Before => BEFORE,
-            Self::Original => ORIGINALS,
+            Self::Before => format!("before-{target}.json"),
+            Self::Original => format!("original-{target}.json"),
         }
     }
 }
@@ -56,7 +59,7 @@ impl Was {
     }
 }
 
-/// `originals/<target>/manifest.json` and `before/<target>/manifest.json`
+/// `original-<target>.json` and `before-<target>.json`
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Manifest {
     version: u32,
@@ -64,6 +67,9 @@ struct Manifest {
 }
 
 impl Record for Manifest {
+    /// Many files, each of which an output could be
+    const LIMIT: usize = 64 << 20;
+
     fn version(&self) -> u32 {
         self.version
     }
@@ -75,19 +81,43 @@ struct KeptFile {
     /// The text of the symlink that was there
     #[serde(default, skip_serializing_if = "Option::is_none")]
     link: Option<String>,
-    /// Where its content is kept, and what mode, owner and labels it had
+    /// Its content, and what mode, owner and labels it had
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content: Option<KeptContent>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 struct KeptContent {
-    file: String,
+    bytes: KeptBytes,
     mode: u32,
     uid: u32,
     gid: u32,
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     labels: Labels,
+}
+
+/// PEM as it is, and what is no text in base64
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum KeptBytes {
+    Text(Secret<String>),
+    Base64(Secret<String>),
+}
+
+impl KeptBytes {
+    fn of(bytes: &[u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(Secret::new(text.to_owned())),
+            Err(_) => Self::Base64(Secret::new(STANDARD.encode(bytes))),
+        }
+    }
+
+    fn bytes(&self) -> Result<Zeroizing<Vec<u8>>, base64::DecodeError> {
+        match self {
+            Self::Text(text) => Ok(text.expose().as_bytes().to_vec().into()),
+            Self::Base64(text) => STANDARD.decode(text.expose()).map(Zeroizing::new),
+        }
+    }
 }
 
 impl Store {
@@ -100,16 +130,13 @@ impl Store {
         found: &[(PathBuf, &Present)],
     ) -> Result<(), StoreError> {
         let home = self.ensure_certificate_dir(certificate)?;
-        let originals = home.ensure_child(kept.folder(), 0o700)?;
-        let mut dir = originals.ensure_child(target.as_str(), 0o700)?;
-        let mut manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
+        let name = kept.file_name(target);
+        let mut manifest = match record::read::<Manifest>(&home, &name)? {
             Reading::Record(manifest) => manifest,
             Reading::Absent => Manifest::default(),
-            // Somebody may still find out which file is which; what is there now is next.
+            // Somebody may still find out what it says; what is there now is next.
             Reading::Corrupt(corrupt) => {
-                let aside = format!("{target}.corrupt-{}", corrupt.modified);
-                originals.rename(target.as_str(), &aside)?;
-                dir = originals.ensure_child(target.as_str(), 0o700)?;
+                home.rename(&name, format!("{name}.corrupt-{}", corrupt.modified))?;
                 Manifest::default()
             }
         };
@@ -118,16 +145,10 @@ impl Store {
             if manifest.files.iter().any(|kept| kept.path == *path) {
                 continue;
             }
-            let content = match present.content() {
-                Some(held) => {
-                    let file = format!("{:06}", manifest.files.len());
-                    let private = Attributes::private();
-                    dir.replace(&file, OWN, &[&held.bytes], private, &Labels::default())?;
-                    let Attributes { mode, uid, gid } = held.attributes;
-                    Some(KeptContent { file, mode, uid, gid, labels: held.labels.clone() })
-                }
-                None => None,
-            };
+            let content = present.content().map(|Held { bytes, attributes, labels }| {
+                let Attributes { mode, uid, gid } = *attributes;
+                KeptContent { bytes: KeptBytes::of(bytes), mode, uid, gid, labels: labels.clone() }
+            });
             let link = match present {
                 Present::Link { text, .. } => text.to_str().map(str::to_owned),
                 Present::Absent | Present::File(_) => None,
@@ -138,7 +159,7 @@ impl Store {
             return Ok(());
         }
         manifest.version = VERSION;
-        record::write(&dir, MANIFEST, &manifest)
+        record::write(&home, &name, &manifest)
     }
 
     /// What is kept of a target
@@ -148,16 +169,20 @@ impl Store {
         certificate: &CertName,
         target: &TargetName,
     ) -> Result<Vec<Original>, StoreError> {
-        let path = self.certificate_path(certificate).join(kept.folder()).join(target.as_str());
-        let Some(dir) = Dir::find(&path)? else { return Ok(Vec::new()) };
-        let manifest = match record::read::<Manifest>(&dir, MANIFEST)? {
+        let Some(home) = self.certificate_dir(certificate)? else { return Ok(Vec::new()) };
+        let name = kept.file_name(target);
+        let damaged = |why: String| StoreError::damaged(home.join(&name), why);
+        let manifest = match record::read::<Manifest>(&home, &name)? {
             Reading::Record(manifest) => manifest,
             Reading::Corrupt(corrupt) if kept == Kept::Original => {
-                return Err(StoreError::damaged(dir.join(MANIFEST), corrupt.error));
+                return Err(damaged(corrupt.error));
             }
             Reading::Absent | Reading::Corrupt(_) => Manifest::default(),
         };
-        manifest.files.into_iter().map(|kept| original(&dir, kept)).collect()
+        let files = manifest.files.into_iter().map(original);
+        files
+            .collect::<Result<_, _>>()
+            .map_err(|error| damaged(format!("holds no base64: {error}")))
     }
 
     /// Forget what was there before a deployment: it is live, or another one begins
@@ -170,38 +195,18 @@ impl Store {
         target: &TargetName,
     ) -> Result<(), StoreError> {
         self.writable()?;
-        match Dir::find(&self.certificate_path(certificate).join(BEFORE))? {
-            Some(dir) if dir.stat(target.as_str())?.is_some() => {
-                // Half removed under its own name it would come back.
-                let temporary = temporary_name(OWN);
-                dir.rename(target.as_str(), &temporary)?;
-                discard(&dir, &temporary)
-            }
-            Some(_) => Ok(()),
+        match self.certificate_dir(certificate)? {
+            Some(home) => home.shred(&Kept::Before.file_name(target)),
             None => Ok(()),
         }
     }
 }
 
-/// Remove what was kept of a target, with its keys overwritten
-pub(super) fn discard(folder: &Dir, name: &str) -> Result<(), StoreError> {
-    let overwritten = folder.child(name).and_then(|kept| {
-        let Some(kept) = kept else { return Ok(()) };
-        kept.names()?.iter().try_for_each(|file| kept.overwrite(file))
-    });
-    // A key that cannot be overwritten is better gone all the same.
-    folder.remove_tree(name).and(overwritten)
-}
-
-fn original(dir: &Dir, kept: KeptFile) -> Result<Original, StoreError> {
+fn original(kept: KeptFile) -> Result<Original, base64::DecodeError> {
     let content = match kept.content {
-        Some(KeptContent { file, mode, uid, gid, labels }) => {
-            let plain = file.bytes().all(|b| b.is_ascii_digit());
-            let found = if plain { dir.read(&file)? } else { None };
-            let (bytes, _) =
-                found.ok_or_else(|| StoreError::damaged(dir.join(&file), "is missing"))?;
+        Some(KeptContent { bytes, mode, uid, gid, labels }) => {
             let attributes = Attributes { mode: mode & 0o7777, uid, gid };
-            Some(Held { bytes: Zeroizing::new(bytes), attributes, labels })
+            Some(Held { bytes: bytes.bytes()?, attributes, labels })
         }
         None => None,
     };
@@ -213,4 +218,69 @@ fn original(dir: &Dir, kept: KeptFile) -> Result<Original, StoreError> {
     Ok(Original { path: kept.path, was })
 }
 
-const MANIFEST: &str = "manifest.json";
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "damage is done on purpose")]
+mod tests {
+    use super::*;
+    use crate::store::fixture;
+
+    fn held(bytes: &[u8]) -> Held {
+        let (attributes, labels) = (Attributes::private(), Labels::default());
+        Held { bytes: bytes.to_vec().into(), attributes, labels }
+    }
+
+    #[test]
+    fn what_was_there_comes_back_byte_for_byte_until_it_is_forgotten() {
+        let place = fixture::place();
+        let (store, name) = (place.store(), fixture::name("site"));
+        let target = TargetName::parse("web").unwrap();
+        let (pem, der) =
+            (b"-----BEGIN X-----\n\"\\\n".as_slice(), [0x30, 0x82, 0xff, 0].as_slice());
+        let behind = Some(held(der));
+        let found = [
+            Present::File(held(pem)),
+            Present::Link { text: "../live/key.pem".into(), behind },
+            Present::Absent,
+        ];
+        let at = |number: usize| PathBuf::from(format!("/etc/tls/{number}"));
+        let found: Vec<_> = found.iter().enumerate().map(|(i, one)| (at(i), one)).collect();
+        for kept in [Kept::Original, Kept::Before] {
+            store.keep(kept, &name, &target, &found).unwrap();
+            let all = store.kept(kept, &name, &target).unwrap();
+            let content = |i: usize| all[i].was.content().map(|held| held.bytes.to_vec());
+            assert_eq!(content(0).unwrap(), pem);
+            assert!(matches!(&all[1].was, Was::Link { text, .. } if text == "../live/key.pem"));
+            assert_eq!(content(1).unwrap(), der);
+            assert!(matches!(all[2].was, Was::Absent));
+            assert_eq!(all[2].path, at(2));
+        }
+        store.forget_before(&name, &target).unwrap();
+        assert!(store.kept(Kept::Before, &name, &target).unwrap().is_empty());
+        assert_eq!(store.kept(Kept::Original, &name, &target).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn damaged_originals_are_refused_and_set_aside_before_others_are_kept() {
+        let place = fixture::place();
+        let (store, name) = (place.store(), fixture::name("site"));
+        let target = TargetName::parse("web").unwrap();
+        let present = Present::File(held(b"x"));
+        let found = [(PathBuf::from("/etc/tls/key.pem"), &present)];
+        store.keep(Kept::Original, &name, &target, &found).unwrap();
+        let home = store.certificate_path(&name);
+        for damage in [
+            "{",
+            r#"{"version":1,"files":[{"path":"/a","content":{"bytes":{"base64":"?"},"mode":0,"uid":0,"gid":0}}]}"#,
+        ] {
+            std::fs::write(home.join("original-web.json"), damage).unwrap();
+            let error = store.kept(Kept::Original, &name, &target).unwrap_err();
+            assert!(error.to_string().contains("original-web.json"), "{error}");
+        }
+        std::fs::write(home.join("original-web.json"), "{").unwrap();
+        store.keep(Kept::Original, &name, &target, &found).unwrap();
+        assert_eq!(store.kept(Kept::Original, &name, &target).unwrap().len(), 1);
+        let aside =
+            |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().contains(".corrupt-");
+        assert!(std::fs::read_dir(home).unwrap().any(|entry| aside(entry.unwrap())));
+    }
+}

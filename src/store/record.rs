@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::dir::{Attributes, Dir, temporary_name};
+use super::dir::{Attributes, Dir, LIMIT};
 use super::error::StoreError;
 use super::label::Labels;
 use super::{ACCOUNTS, OWN, Store, eight_digits, pair};
@@ -93,16 +93,8 @@ impl Store {
     /// # Errors
     /// When it cannot be removed.
     pub fn remove_order(&self, name: &CertName) -> Result<(), StoreError> {
-        let dir = self.ensure_certificate_dir(name)?;
-        if dir.stat(ORDER)?.is_none() {
-            return Ok(());
-        }
-        // Half removed under its own name it would look damaged.
-        let temporary = temporary_name(OWN);
-        dir.rename(ORDER, &temporary)?;
         // The key in it is also its generation's, and must not outlast that one.
-        let overwritten = dir.overwrite(&temporary);
-        dir.unlink(&temporary).and(overwritten)
+        self.ensure_certificate_dir(name)?.shred(ORDER)
     }
 
     /// What was tried for a certificate
@@ -223,6 +215,9 @@ pub(super) fn no_deploy() -> DeployRecord {
 
 /// A value with a version, one JSON object to a file
 pub(super) trait Record: DeserializeOwned {
+    /// How many bytes one may have
+    const LIMIT: usize = LIMIT;
+
     fn version(&self) -> u32;
 }
 
@@ -261,7 +256,7 @@ pub(super) struct Corrupt {
 }
 
 pub(super) fn read<T: Record>(dir: &Dir, file: &str) -> Result<Reading<T>, StoreError> {
-    let (bytes, modified) = match dir.read(file) {
+    let (bytes, modified) = match dir.read_up_to(file, T::LIMIT) {
         Ok(None) => return Ok(Reading::Absent),
         Ok(Some((bytes, stat))) => (zeroize::Zeroizing::new(bytes), stat.st_mtime),
         Err(error) if error.is_damage() => {

@@ -7,10 +7,7 @@ use super::error::StoreError;
 use super::install::{common_owner, open_place};
 use super::observe::in_shares;
 use super::owner::Owners;
-use super::{
-    ACCOUNTS, BEFORE, GENERATIONS, ORIGINALS, OWN, PUBLISHED, Store, atomic, copy, generation,
-    original,
-};
+use super::{ACCOUNTS, GENERATIONS, OWN, PUBLISHED, Store, atomic, copy, generation};
 use crate::config::{Certificate, Layout};
 use crate::event::Event;
 use crate::name::CertName;
@@ -120,21 +117,11 @@ fn trouble(certificate: &Certificate, error: &StoreError) -> Event {
 /// Sweep a certificate's own directory, of which these are the names
 fn sweep_home(home: &Dir, names: &[OsString]) -> Result<(), StoreError> {
     for name in names.iter().filter(|name| is_temporary(name, OWN)) {
-        home.remove_tree(name)?;
+        home.discard(name)?;
     }
     if let Some(generations) = home.child(GENERATIONS)? {
         for name in generations.names()?.iter().filter(|name| is_temporary(name, OWN)) {
             generation::discard(&generations, name)?;
-        }
-    }
-    for folder in [ORIGINALS, BEFORE] {
-        let Some(folder) = home.child(folder)? else { continue };
-        for name in folder.names()? {
-            if let Some(half) = name.to_str().filter(|_| is_temporary(&name, OWN)) {
-                original::discard(&folder, half)?;
-            } else if let Some(dir) = name.to_str().and_then(|n| folder.child(n).transpose()) {
-                sweep(&dir?, OWN)?;
-            }
         }
     }
     Ok(())
