@@ -143,9 +143,9 @@ fn ensure_dir(path: &Path, owner: u32) -> Result<Dir, StoreError> {
             else {
                 return Err(error);
             };
-            let parent = open_place(parent, owner)?;
-            parent.ensure_child(name, 0o755)?;
-            walk::walk(path, owner)
+            let dir = open_place(parent, owner)?.ensure_child(name, 0o755)?;
+            walk::check(&dir, owner)?;
+            Ok(dir)
         }
         opened => opened,
     }

@@ -82,7 +82,13 @@ fn link_text(link: &OwnedFd) -> rustix::io::Result<PathBuf> {
     Ok(PathBuf::from(OsString::from_vec(text.into_bytes())))
 }
 
-/// Refuse a directory that somebody else may write
+/// Refuse a directory that somebody else may write, the last step of a [`walk`]
+pub(super) fn check(dir: &Dir, owner: u32) -> Result<(), StoreError> {
+    let stat =
+        fs::fstat(dir.fd()).map_err(|errno| StoreError::system("look at", dir.path(), errno))?;
+    check_directory(dir.path(), &stat, owner)
+}
+
 fn check_directory(path: &Path, stat: &Stat, owner: u32) -> Result<(), StoreError> {
     let (uid, _) = ourselves();
     if ![0, uid, owner].contains(&stat.st_uid) {
