@@ -326,10 +326,10 @@ impl Agent {
             let paused =
                 self.paused.get(name).is_some_and(|until| *until > now && *until <= latest);
             let taken = self.busy.contains_key(name) || self.held_elsewhere.contains(name);
-            let Some(certificate) = config.certificates.get(name) else { continue };
             if paused || taken || !rounds.may_start(name) {
                 continue;
             }
+            let Some(certificate) = config.certificates.get(name) else { continue };
             let orders =
                 leftover || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
             if !orders {

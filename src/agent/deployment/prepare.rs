@@ -111,7 +111,10 @@ impl Deployment {
                 self.record.answered.extend(survey.answered);
                 self.record.answered.sort_unstable();
                 self.record.answered.dedup();
-                self.begin(shared, &generation, &before).await?;
+                // From files alone nothing goes back, and the only record follows their switch.
+                if !self.target.is_files_alone() {
+                    self.begin(shared, &generation, &before).await?;
+                }
             }
         }
         Some(Prepared { deployment: self, generation, leaf, before })
