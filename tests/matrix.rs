@@ -234,7 +234,7 @@ fn is_meant(strike: Strike, call: &str) -> bool {
 }
 
 /// Some kills and one error at each kind of call, in a renewal every kill that has to do with an
-/// output, and in a way back every generation that cannot be read
+/// output, and in a way back every generation that cannot be read and journal that stays
 fn sample(all: &[Point], scene: Scene) -> Vec<Point> {
     let mut kinds: BTreeMap<(bool, &str), Vec<&Point>> = BTreeMap::new();
     let mut chosen = Vec::new();
@@ -245,7 +245,11 @@ fn sample(all: &[Point], scene: Scene) -> Vec<Point> {
             && (point.call.contains("~/tls/") || point.call.contains("/..data"));
         // What cannot be read is not to be taken for what is not there.
         let reads = !kills && point.call.contains("/generations/#/meta.json");
-        if (scene == Scene::Renewal && kills && commits) || (scene == Scene::WayBack && reads) {
+        // Nor what cannot be removed for what has not happened.
+        let stays = !kills && verb == "unlinkat" && point.call.contains("/journal-");
+        if (scene == Scene::Renewal && kills && commits)
+            || (scene == Scene::WayBack && (reads || stays))
+        {
             chosen.push(point.clone());
         } else {
             kinds.entry((kills, verb)).or_default().push(point);

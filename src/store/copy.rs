@@ -143,15 +143,15 @@ fn switch<'a>(
         return Err(error);
     }
     let renamed = journal.entries.iter().try_for_each(|entry| forward(places, entry));
-    match renamed.and_then(|()| finish(places, &journal)) {
-        Ok(()) => forget(&home, &file),
-        Err(error) => {
-            // When that fails too, the journal stays and the next start tries again.
-            back(places, &journal)?;
-            forget(&home, &file)?;
-            Err(error)
-        }
+    let switched = renamed.and_then(|()| finish(places, &journal));
+    if switched.is_err() {
+        // When that fails too, the journal stays and the next look tries again.
+        back(places, &journal)?;
     }
+    // The files are as they are to be. A journal that stays changes none, and the next look, or
+    // the next switch before it begins, reports what keeps it.
+    drop(forget(&home, &file));
+    switched
 }
 
 /// Make the new file and the old one's second name, neither of which is seen

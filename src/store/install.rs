@@ -36,7 +36,8 @@ impl Store {
     ///
     /// # Errors
     /// When a path cannot be an output, or something cannot be written or given away; then what
-    /// the paths gave before is what they give still.
+    /// the paths gave before is what they give still, unless it was the switch that the disk could
+    /// not make last.
     pub fn install(
         &self,
         certificate: &Certificate,

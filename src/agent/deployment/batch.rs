@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use tokio::task::JoinSet;
 
-use super::installed::{Files, Installed, Refused, Verdict};
+use super::installed::{Files, Installed, PutBack, Refused, Verdict};
 use super::{Deployment, begin, joined, recent};
 use crate::agent::Shared;
 use crate::config::Hook;
@@ -161,13 +161,13 @@ impl Batch {
         let (mut staying, mut others) = (Vec::new(), Vec::new());
         let why = refused.first().map(|(_, failure)| failure.to_string()).unwrap_or_default();
         for (mut member, failure) in refused {
-            let is_back = member.put_back(shared).await;
-            member.refused = is_back.then(|| failure.clone());
+            let put_back = member.put_back(shared).await;
+            member.refused = (put_back != PutBack::Nothing).then(|| failure.clone());
             match culprit {
                 Some(check) if member.deployment.target.check.as_ref() != Some(check) => {
                     others.push(member);
                 }
-                _ if is_back => self.members.push(member),
+                _ if put_back == PutBack::All => self.members.push(member),
                 _ => staying.push((member, failure)),
             }
         }
@@ -190,7 +190,9 @@ impl Batch {
             parts.push(first);
         }
         for (mut member, failure) in staying {
-            member.deployment.fail(shared, failure, false).await;
+            // Where nobody knows, the next attempt installs anew.
+            let undone = member.refused.is_some();
+            member.deployment.fail(shared, failure, undone).await;
         }
         let mut going = JoinSet::new();
         for mut member in self.members {

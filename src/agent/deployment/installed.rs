@@ -30,8 +30,19 @@ pub(super) struct Installed {
     pub(super) before: Before,
     /// Whether there is a way back: what was put right or is loaded again was there before, too
     pub(super) reversible: bool,
-    /// Why the files from before are back, while others are tried
+    /// Why the files from before are back, or may be, while others are tried
     pub(super) refused: Option<Failure>,
+}
+
+/// What became of the files from before
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PutBack {
+    /// They are back
+    All,
+    /// The new ones stay: there were none, or nothing was changed
+    Nothing,
+    /// A disk that failed at a switch may have switched
+    NobodyKnows,
 }
 
 /// A deployment that has to go back, and why
@@ -171,10 +182,10 @@ impl Installed {
         }
     }
 
-    /// Put back the files that were there before, if there were any; whether that was done
-    pub(super) async fn put_back(&mut self, shared: &Shared) -> bool {
+    /// Put back the files that were there before, if there were any
+    pub(super) async fn put_back(&mut self, shared: &Shared) -> PutBack {
         if !self.reversible {
-            return false;
+            return PutBack::Nothing;
         }
         let Deployment { certificate, target, .. } = &self.deployment;
         let (name, place) = (certificate.name.clone(), target.name.clone());
@@ -191,12 +202,12 @@ impl Installed {
                     target: place,
                     generation: number,
                 });
-                true
+                PutBack::All
             }
-            Ok(false) => false,
+            Ok(false) => PutBack::Nothing,
             Err(error) => {
                 shared.warn(&name, &error);
-                false
+                PutBack::NobodyKnows
             }
         }
     }
