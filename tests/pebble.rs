@@ -537,7 +537,10 @@ fn the_look_of_each_minute_sees_what_the_kernel_does_not_tell() {
     wait_until("it is live", PATIENCE, || {
         (agent.log().contains(" live at ") && site.state_of("site") == "live").then_some(())
     });
-    assert!(agent.log().contains("by a look each minute only"), "{}", agent.log());
+    // It may be ready to watch only after it is live.
+    wait_until("it says how it looks", PATIENCE, || {
+        agent.log().contains("by a look each minute only").then_some(())
+    });
     let whole = support::read(site.pair().fullchain);
     support::write(site.pair().fullchain, "damaged");
     site.configure(
