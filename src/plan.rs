@@ -51,6 +51,10 @@ pub struct Decision {
     pub renew_at: Timestamp,
     /// When to look at it again
     pub wake_at: Timestamp,
+    /// Whether the record of the order that it came from is still there
+    pub order_left_over: bool,
+    /// What the clock cannot be before, if the one that is held was ordered
+    pub clock_floor: Option<Timestamp>,
 }
 
 /// How far a certificate is; derived, never stored
@@ -195,28 +199,40 @@ pub fn plan_again(
     before: Option<Plan>,
     touched: &BTreeSet<CertName>,
 ) -> Plan {
-    let observed = snapshot.certificates.values().map(|observed| &**observed);
-    let clock_suspect = clock_floor(observed).filter(|floor| now < *floor);
     let unseen = Box::default();
-    let judge = |certificate: &Certificate| {
-        let observed = snapshot.certificates.get(&certificate.name).unwrap_or(&unseen);
-        decide(now, config, certificate, observed, clock_suspect.is_some())
+    let seen = |name: &CertName| &**snapshot.certificates.get(name).unwrap_or(&unseen);
+    // Of an untouched certificate nothing but its decision is looked at: after a minute's sleep
+    // all else of a thousand is cold memory.
+    let before = before.filter(|plan| plan.decisions.len() == config.certificates.len());
+    let floor = match &before {
+        Some(plan) => latest(plan.decisions.iter().map(|decision| {
+            if touched.contains(&decision.certificate) {
+                clock_floor(seen(&decision.certificate))
+            } else {
+                decision.clock_floor
+            }
+        })),
+        None => latest(config.certificates.keys().map(|name| clock_floor(seen(name)))),
     };
-    let certificates = config.certificates.values();
+    let clock_suspect = Some(floor).filter(|floor| now < *floor);
+    let judge = |certificate: &Certificate| {
+        decide(now, config, certificate, seen(&certificate.name), clock_suspect.is_some())
+    };
     let before = before.filter(|plan| plan.clock_suspect.is_some() == clock_suspect.is_some());
     let decisions = match before {
-        Some(Plan { mut decisions, .. }) if decisions.len() == certificates.len() => {
-            for (decision, certificate) in decisions.iter_mut().zip(certificates) {
+        Some(Plan { mut decisions, .. }) => {
+            for decision in &mut decisions {
                 // What is due stays so until somebody does it.
                 let holds = now < decision.wake_at || !decision.actions.is_empty();
-                let name = &certificate.name;
-                if !holds || touched.contains(name) || decision.certificate != *name {
+                if (!holds || touched.contains(&decision.certificate))
+                    && let Some(certificate) = config.certificates.get(&decision.certificate)
+                {
                     *decision = judge(certificate);
                 }
             }
             decisions
         }
-        _ => certificates.map(judge).collect(),
+        None => config.certificates.values().map(judge).collect(),
     };
     let latest = now.after(LONGEST_SLEEP);
     let soonest = decisions.iter().map(|decision| decision.wake_at).min().unwrap_or(latest);
@@ -230,17 +246,20 @@ pub fn plan_one(
     certificate: &Certificate,
     observed: &Observed,
 ) -> Decision {
-    let clock_suspect = clock_floor([observed]).is_some_and(|floor| now < floor);
+    let clock_suspect = now < latest([clock_floor(observed)]);
     decide(now, config, certificate, observed, clock_suspect)
 }
 
-/// What the clock cannot be before: the time of this source, and of every certificate ordered
-fn clock_floor<'a>(observed: impl IntoIterator<Item = &'a Observed>) -> Option<Timestamp> {
-    let seen = observed.into_iter().filter_map(|observed| observed.held.as_ref());
+/// What the clock cannot be before, by the certificate that is held
+fn clock_floor(observed: &Observed) -> Option<Timestamp> {
     // Whoever made one that was found may have made it for next month.
-    let seen = seen.filter(|held| held.meta.origin.is_some());
-    let newest = seen.map(|held| held.leaf.not_before.before(SKEW)).max();
-    newest.max(Some(WRITTEN))
+    let held = observed.held.as_ref().filter(|held| held.meta.origin.is_some())?;
+    Some(held.leaf.not_before.before(SKEW))
+}
+
+/// The last of these, and the time of this source at least
+fn latest(floors: impl IntoIterator<Item = Option<Timestamp>>) -> Timestamp {
+    floors.into_iter().flatten().max().map_or(WRITTEN, |floor| floor.max(WRITTEN))
 }
 
 fn decide(
@@ -250,7 +269,7 @@ fn decide(
     observed: &Observed,
     clock_suspect: bool,
 ) -> Decision {
-    let (reason, renew_at) = want(now, config, certificate, observed);
+    let Want { reason, renew_at, turns_at } = want(now, config, certificate, observed);
     let wanted = !matches!(reason, Reason::NotDue { .. } | Reason::Adoptable);
     let held_back =
         if wanted { hold_back(now, certificate, observed, &reason, clock_suspect) } else { None };
@@ -274,6 +293,10 @@ fn decide(
         Some(HeldBack::Clock | HeldBack::Undeployed { .. }) => now.after(LONGEST_SLEEP),
         None => renew_at,
     };
+    // What is held back for one reason may not be for the next.
+    if let Some(at) = turns_at {
+        wake_at = wake_at.min(at);
+    }
     // Nobody is asked while the clock is suspect, so a question that is due wakes nobody.
     if let (Some((_, at)), false) = (inquiry, clock_suspect) {
         wake_at = wake_at.min(at);
@@ -281,6 +304,12 @@ fn decide(
     // What is about to be replaced is not deployed first.
     if let (Some(held), false) = (&observed.held, issue) {
         for target in &certificate.targets {
+            if let Some(at) =
+                observed.targets.get(&target.name).and_then(|seen| pin_ends(held, seen))
+                && at > now
+            {
+                wake_at = wake_at.min(at);
+            }
             match deployment(now, target, held, observed) {
                 Deployment::Due(action) => actions.push(action),
                 Deployment::At(at) => wake_at = wake_at.min(at),
@@ -301,16 +330,28 @@ fn decide(
         held_back,
         renew_at,
         wake_at,
+        order_left_over: observed.is_order_finished(),
+        clock_floor: clock_floor(observed),
     }
 }
 
-/// Whether a new certificate is wanted, and when it is or was due
-fn want(
-    now: Timestamp,
-    config: &Config,
-    certificate: &Certificate,
-    observed: &Observed,
-) -> (Reason, Timestamp) {
+/// Whether a new certificate is wanted
+struct Want {
+    reason: Reason,
+    /// When it is or was due
+    renew_at: Timestamp,
+    /// When there may be another reason, if time alone can bring one
+    turns_at: Option<Timestamp>,
+}
+
+impl Want {
+    /// Wanted now, and for no other reason later
+    const fn for_good(reason: Reason, now: Timestamp) -> Self {
+        Self { reason, renew_at: now, turns_at: None }
+    }
+}
+
+fn want(now: Timestamp, config: &Config, certificate: &Certificate, observed: &Observed) -> Want {
     let Some(held) = &observed.held else {
         let reason = match &observed.found {
             _ if observed.request == Request::Force => Reason::Forced,
@@ -318,22 +359,22 @@ fn want(
             _ if observed.damaged.is_some() => Reason::Damaged,
             _ => Reason::Missing,
         };
-        return (reason, now);
+        return Want::for_good(reason, now);
     };
     if observed.request == Request::Force {
-        return (Reason::Forced, now);
+        return Want::for_good(Reason::Forced, now);
     }
     if observed.attempts.revoked.contains(&held.leaf.fingerprint) {
-        return (Reason::Revoked, now);
+        return Want::for_good(Reason::Revoked, now);
     }
     if let Some(drift) = drift(config, certificate, held) {
-        return (Reason::Drift(drift), now);
+        return Want::for_good(Reason::Drift(drift), now);
     }
     let leaf = &held.leaf;
     let seed = Seed::of(held);
     let emergency = window::emergency(leaf);
     if emergency <= now {
-        return (Reason::Emergency, emergency);
+        return Want { reason: Reason::Emergency, renew_at: emergency, turns_at: None };
     }
     let suggested = observed
         .attempts
@@ -355,17 +396,16 @@ fn want(
         by_key.map(|at| (at, Reason::KeyAge { at })),
     ];
     let due = moments.iter().flatten().find(|(at, _)| *at <= now);
-    match due {
+    let to_come = moments.iter().flatten().map(|(at, _)| *at).filter(|at| *at > now);
+    let next = to_come.fold(emergency, Timestamp::min);
+    let (reason, renew_at) = match due {
         Some((at, reason)) => (reason.clone(), *at),
         None if observed.order.is_some() && !observed.is_order_finished() => {
             (Reason::Unfinished, now)
         }
-        None => {
-            let next = moments.iter().flatten().map(|(at, _)| *at).min();
-            let at = next.unwrap_or(emergency).min(emergency);
-            (Reason::NotDue { at }, at)
-        }
-    }
+        None => (Reason::NotDue { at: next }, next),
+    };
+    Want { reason, renew_at, turns_at: Some(next) }
 }
 
 fn drift(config: &Config, certificate: &Certificate, held: &Held) -> Option<Drift> {
@@ -552,14 +592,15 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
 /// The limit ends where what is in force does.
 fn next_reload(now: Timestamp, target: &Target, seen: &ObservedTarget) -> Option<Timestamp> {
     let most = usize::try_from(target.max_reloads_per_hour?).ok()?;
-    let ends = |leaf: &crate::cert::Leaf| window::emergency(leaf) <= now;
-    if target.reload.is_none() || seen.in_force.as_deref().is_some_and(ends) {
+    let ends_at = seen.in_force.as_deref().map(window::emergency);
+    if target.reload.is_none() || ends_at.is_some_and(|at| at <= now) {
         return None;
     }
     let recent = |at: &&Timestamp| **at <= now && now.since(**at) < HOUR;
     let recent: Vec<_> = seen.record.reloads.iter().filter(recent).collect();
     let oldest = recent.get(recent.len().checked_sub(most)?)?;
-    Some(oldest.after(HOUR))
+    let free_at = oldest.after(HOUR);
+    Some(ends_at.map_or(free_at, |at| at.min(free_at)))
 }
 
 /// The generation that belongs to a target: the newest, unless the operator went back
@@ -571,11 +612,14 @@ pub fn wanted_generation(now: Timestamp, held: &Held, seen: &ObservedTarget) -> 
 ///
 /// It ends with a newer generation, and before what was gone back to does.
 fn is_pinned(now: Timestamp, held: &Held, seen: &ObservedTarget) -> bool {
-    let ends = |leaf: &crate::cert::Leaf| {
-        window::emergency(leaf) <= now && leaf.not_after < held.leaf.not_after
-    };
     seen.record.pinned_over.is_some_and(|over| held.meta.number <= over)
-        && !seen.pinned.as_deref().is_some_and(ends)
+        && pin_ends(held, seen).is_none_or(|at| at > now)
+}
+
+/// When what the operator went back to gives way to what lives longer
+fn pin_ends(held: &Held, seen: &ObservedTarget) -> Option<Timestamp> {
+    let pinned = seen.pinned.as_deref()?;
+    (pinned.not_after < held.leaf.not_after).then(|| window::emergency(pinned))
 }
 
 fn state(now: Timestamp, certificate: &Certificate, observed: &Observed, wanted: bool) -> State {

@@ -668,6 +668,73 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8192))]
+    #[test]
+    fn until_a_decision_is_to_be_taken_again_it_would_be_the_same(
+        (life, age, later) in (2_u64..90, 0_u64..1000, 0_u64..1000),
+        asked_in in 1_u64..2000,
+        window_in in proptest::option::of(1_u64..2000),
+        key_max_age in proptest::option::of(1_u64..90),
+        issued_before in proptest::collection::vec(1_u64..50, 0..4),
+        failed_before in proptest::option::of((1_u64..50, 0_u64..100)),
+        (generation, is_live) in (1_u32..3, proptest::bool::weighted(0.8)),
+        pinned in proptest::option::of(1_u64..500),
+        in_force in proptest::option::of(1_u64..500),
+        reloads_before in proptest::collection::vec(0_u64..90, 0..4),
+        (rest_in, failures) in (proptest::option::of(0_u64..2000), 0_u32..4),
+    ) {
+        let life = days(life);
+        let now = START.after(life / 1000 * u32::try_from(age).unwrap());
+        let hours = |hours: u64| Duration::from_secs(hours * 3600);
+        let mut observed = live(2, START, life);
+        asked_at(&mut observed, now.after(hours(asked_in)));
+        if let Some(start) = window_in {
+            window(&mut observed, now.after(hours(start)), now.after(hours(start + 9)));
+        }
+        let mut config = config();
+        let wanted = certificate(&mut config);
+        wanted.renew.key_max_age = key_max_age.map(days);
+        let reload = Reload::Systemd { unit: "a.service".to_owned(), timeout: days(1) };
+        wanted.targets[0].reload = Some(reload);
+        wanted.targets[0].max_reloads_per_hour = Some(2);
+        let issued = |before| IssuedRecord {
+            at: now.before(hours(before)),
+            identifiers: wanted.identifiers.clone(),
+            lifetime: life.as_secs(),
+        };
+        observed.attempts.issued = issued_before.into_iter().map(issued).collect();
+        observed.attempts.issued.sort_unstable_by_key(|issued| issued.at);
+        if let Some((before, wait)) = failed_before {
+            let failed_at = now.before(hours(before));
+            observed.attempts.failed_at = Some(failed_at);
+            observed.attempts.not_before = Some(failed_at.after(hours(wait)));
+        }
+        let seen = observed.targets.get_mut(&target()).unwrap();
+        let ends_in = |end| Box::new(held(1, START, now.after(hours(end)).since(START)).leaf);
+        let pinned = pinned.filter(|_| generation == 1);
+        seen.pinned = pinned.map(ends_in);
+        seen.in_force = in_force.map(ends_in);
+        let record = &mut seen.record;
+        record.pinned_over = pinned.map(|_| 2);
+        record.generation = generation;
+        record.failures = failures;
+        record.live_at = record.live_at.filter(|_| is_live);
+        record.not_before = rest_in.map(|rest| now.after(hours(rest)));
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        record.reloads = reloads_before.into_iter().map(|m| now.before(minutes(m))).collect();
+        record.reloads.sort_unstable();
+        let first = decision(now, &config, &observed);
+        if first.actions.is_empty() && first.wake_at > now {
+            let span = u64::try_from(first.wake_at.since(now).as_millis()).unwrap();
+            let later = now.after(Duration::from_millis(span * later / 1000));
+            let second = decision(later, &config, &observed);
+            prop_assert_eq!(second.actions, vec![]);
+            prop_assert_eq!(second.state, first.state);
+        }
+    }
+}
+
 /// Have the CA asked about it at that moment
 fn asked_at(observed: &mut Observed, at: Timestamp) {
     observed.attempts.renewal_info.as_mut().unwrap().next_check = at;
