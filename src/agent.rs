@@ -35,7 +35,7 @@ pub use deployment::{Deployment, again, all_targets, deploy};
 pub use job::take;
 pub use rehearsal::{rehearse, sweep};
 pub use secrets::{Secrets, Variables};
-pub use service::{Controls, Reloaded};
+pub use service::{Controls, FileStamp, Reloaded};
 pub use sessions::{Sessions, account_id};
 
 /// Where events go
@@ -139,7 +139,7 @@ pub struct Agent {
     snapshot: Snapshot,
     /// What need not be read at the next look
     stamps: Stamps,
-    /// What was decided since the last look
+    /// What was decided last, by this configuration
     plan: Option<Plan>,
     /// Certificates that must be decided on again
     touched: BTreeSet<CertName>,
@@ -273,17 +273,21 @@ impl Agent {
     /// Look at the disk again
     async fn observe(&mut self) -> Result<(), StoreError> {
         let (config, events) = (Arc::clone(&self.config), Arc::clone(&self.shared.events));
-        let (now, before) = (self.shared.now(), std::mem::take(&mut self.snapshot));
+        let (now, mut snapshot) = (self.shared.now(), std::mem::take(&mut self.snapshot));
         let mut stamps = std::mem::take(&mut self.stamps);
-        self.plan = None;
-        (self.snapshot, self.stamps) = self
+        // Of no use without what it was made from.
+        let plan = self.plan.take();
+        let read;
+        (self.snapshot, self.stamps, read) = self
             .shared
             .on_disk(move |store| {
                 let mut tell = |event| events(event);
-                let seen = store.observe_again(&config, before, &mut stamps, now, &mut tell);
-                Ok((seen, stamps))
+                let read = store.observe_again(&config, &mut snapshot, &mut stamps, now, &mut tell);
+                Ok((snapshot, stamps, read))
             })
             .await?;
+        self.touched.extend(read);
+        self.plan = plan;
         Ok(())
     }
 
@@ -315,12 +319,10 @@ impl Agent {
         let mut crowds = self.crowds();
         let mut deployments = Vec::new();
         for decision in &plan.decisions {
-            let name = &decision.certificate;
-            let seen = self.snapshot.certificates.get(name);
-            let leftover = seen.is_some_and(|seen| seen.is_order_finished());
-            if !leftover && decision.actions.is_empty() {
+            if !decision.order_left_over && decision.actions.is_empty() {
                 continue;
             }
+            let name = &decision.certificate;
             // A clock that was ahead must not have set one for a year.
             let latest = now.after(job::PAUSE);
             let paused =
@@ -330,8 +332,8 @@ impl Agent {
                 continue;
             }
             let Some(certificate) = config.certificates.get(name) else { continue };
-            let orders =
-                leftover || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
+            let orders = decision.order_left_over
+                || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
             if !orders {
                 deployments.push(certificate);
                 continue;

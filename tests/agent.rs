@@ -199,6 +199,7 @@ async fn a_job_that_panics_is_tried_later_while_another_one_hangs() {
         signals: receive,
         systemd: None,
         config_path: world.path("certkeep.yaml"),
+        config_stamp: None,
         read_config: Box::new(move || Ok(again.clone())),
     };
     let agent = Agent::new(shared, config).run(controls);

@@ -25,6 +25,8 @@ pub struct Controls {
     pub systemd: Option<Systemd>,
     /// The configuration file
     pub config_path: PathBuf,
+    /// How it looked before the configuration in force was read from it
+    pub config_stamp: Option<FileStamp>,
     /// Reads the configuration file anew
     pub read_config: Box<dyn Fn() -> Reloaded + Send>,
 }
@@ -60,8 +62,11 @@ impl Agent {
         let certificates = self.config.certificates.len();
         self.shared.tell(Event::Started { certificates });
         let mut told = Told::new(controls.systemd);
-        let mut reading =
-            Reading { last: Some(Arc::clone(&self.config)), in_force: true, stamp: None };
+        let mut reading = Reading {
+            last: Some(Arc::clone(&self.config)),
+            in_force: true,
+            stamp: controls.config_stamp,
+        };
         let mut rounds = Rounds::default();
         let mut looked_at = self.shared.now();
         let mut cleared_at = looked_at;
@@ -176,7 +181,7 @@ impl Agent {
     /// Take a changed configuration over whole, or refuse it whole
     fn take_over(&mut self, controls: &mut Controls, reading: &mut Reading, watch: &mut Watch) {
         // Before it is read: what changes meanwhile is read again.
-        reading.stamp = Stamp::of(&controls.config_path);
+        reading.stamp = FileStamp::of(&controls.config_path);
         match (controls.read_config)() {
             Ok(config) if reading.last.as_deref() == Some(&config) => {}
             Ok(config) if config.state_dir != self.config.state_dir => {
@@ -189,6 +194,7 @@ impl Agent {
                 let certificates = config.certificates.len();
                 self.config = Arc::new(config);
                 self.stamps = Stamps::default();
+                self.plan = None;
                 reading.last = Some(Arc::clone(&self.config));
                 reading.in_force = true;
                 watch.retarget(self.watched(controls.config_path.clone()));
@@ -240,30 +246,30 @@ struct Reading {
     last: Option<Arc<Config>>,
     /// Whether the agent works by it
     in_force: bool,
-    /// The file then; `None` until it was read here
-    stamp: Option<Stamp>,
+    /// The file then, as far as it could be seen
+    stamp: Option<FileStamp>,
 }
 
 impl Reading {
     /// Whether the file may hold something else by now
     fn is_outdated(&self, path: &Path) -> bool {
-        self.stamp.is_none() || self.stamp != Stamp::of(path)
+        self.stamp.is_none() || self.stamp != FileStamp::of(path)
     }
 }
 
 /// What changes with a file's content: to read a large one each minute would cost more than all
 /// the rest of an idle agent
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct FileStamp {
     inode: (u64, u64),
     length: u64,
     modified: (i64, i64),
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl FileStamp {
     /// Of the file that a path leads to, if there is one
-    fn of(path: &Path) -> Option<Self> {
+    pub fn of(path: &Path) -> Option<Self> {
         let seen = std::fs::metadata(path).ok()?;
         Some(Self {
             inode: (seen.dev(), seen.ino()),

@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::agent::{Agent, Controls, Events};
+use crate::agent::{Agent, Controls, Events, FileStamp};
 use crate::cli::{Context, Exit, Stop, run, setup};
 use crate::config::Config;
 use crate::dev_ca::{DevCa, Hammer, Handshakes, Options, TlsServer, placeholder};
@@ -91,6 +91,7 @@ async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result
     let controls = Controls {
         signals,
         systemd: None,
+        config_stamp: FileStamp::of(&config_path),
         config_path,
         read_config: Box::new(move || Ok(config.clone())),
     };

@@ -1,11 +1,13 @@
 //! `certkeep run`: the agent that stays.
 
-use crate::agent::{Agent, Controls};
+use crate::agent::{Agent, Controls, FileStamp};
 use crate::cli::{Context, Exit, Stop, read_config, setup};
 use crate::signal::{Request, Signals};
 use crate::systemd::Systemd;
 
 pub(crate) fn run(context: &Context) -> Result<Exit, Stop> {
+    // Before it is read: what changes meanwhile is read again.
+    let config_stamp = FileStamp::of(&context.config_path);
     let config = context.config()?;
     setup::refuse_empty(&config)?;
     setup::runtime()?.block_on(async {
@@ -24,6 +26,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit, Stop> {
             signals: signals()?,
             systemd: Some(Systemd::new()),
             config_path: path.clone(),
+            config_stamp,
             read_config: Box::new(move || read_config(&path).map_err(|stop| stop.lines())),
         };
         Agent::new(shared, config).run(controls).await?;

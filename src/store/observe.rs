@@ -46,12 +46,13 @@ impl Store {
             }
             (observed, events)
         });
-        let mut snapshot = Snapshot::default();
+        let mut all = Vec::with_capacity(certificates.len());
         for (observed, events) in shares {
-            snapshot.certificates.extend(observed);
+            all.extend(observed);
             events.into_iter().for_each(&mut *report);
         }
-        snapshot
+        // Collected and not inserted: a map that is built at once has no half-empty nodes.
+        Snapshot { certificates: all.into_iter().collect() }
     }
 
     /// Look at one certificate

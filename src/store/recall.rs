@@ -121,7 +121,7 @@ impl Store {
         let mut text = Vec::new();
         push(&mut text, "", &Head { version: VERSION, program, read_all_at });
         for (name, seen) in &snapshot.certificates {
-            if let (Some(stamp), Some(seen)) = (stamps.by_certificate.get(name), Seen::new(seen)) {
+            if let (Some(stamp), Some(seen)) = (stamps.get(name), Seen::new(seen)) {
                 push(&mut text, &format!("{name} {stamp:x} "), &seen);
             }
         }
