@@ -392,8 +392,11 @@ const SETTLED: i64 = 3;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "damage is done on purpose")]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
     use super::*;
-    use crate::config::Layout;
     use crate::record::{DeployRecord, TargetRecord, VERSION};
     use crate::store::fixture::{self, Place};
 
@@ -413,20 +416,76 @@ mod tests {
     }
 
     #[test]
-    fn a_change_in_place_of_the_same_size_is_seen() {
-        for file in ["fullchain.pem", "privkey.pem"] {
-            let host = Host::new();
-            let mut stamps = Stamps::default();
-            let now = host.settled();
-            let first = host.look(Snapshot::default(), &mut stamps, now);
-            let path = host.place.outputs().join(file);
-            let mut bytes = std::fs::read(&path).unwrap();
-            bytes[40] ^= 1;
-            std::fs::write(&path, bytes).unwrap();
-            let second = host.look(first, &mut stamps, now);
-            let seen = host.outputs(&second);
-            assert!(matches!(seen, OutputState::Differs { .. }), "{file}: {seen:?}");
+    fn each_change_of_an_output_is_seen() {
+        type Damage = fn(&Path);
+        let damages: [(&str, Damage); 5] = [
+            ("another byte in place", |path| {
+                let mut bytes = std::fs::read(path).unwrap();
+                bytes[40] ^= 1;
+                std::fs::write(path, bytes).unwrap();
+            }),
+            ("another mode", |path| {
+                std::fs::set_permissions(path, Permissions::from_mode(0o640)).unwrap();
+            }),
+            ("another file behind it", |path| {
+                let real = path.canonicalize().unwrap();
+                fixture::write(&real.with_extension("new"), "something else");
+                std::fs::rename(real.with_extension("new"), real).unwrap();
+            }),
+            ("another file in its place", |path| {
+                std::fs::remove_file(path).unwrap();
+                fixture::write(path, "something else");
+            }),
+            ("a symlink to elsewhere", |path| {
+                std::fs::copy(path, path.with_extension("old")).unwrap();
+                std::fs::remove_file(path).unwrap();
+                std::os::unix::fs::symlink(path.with_extension("old"), path).unwrap();
+            }),
+        ];
+        let layouts: [fn(&Path) -> Layout; 3] =
+            [|path| Layout::Dir(path.to_owned()), |_| Layout::Links, |_| Layout::Copy];
+        for layout in layouts {
+            for (what, damage) in damages {
+                for file in ["fullchain.pem", "privkey.pem"] {
+                    let place = fixture::place();
+                    let certificate =
+                        fixture::certificate(layout(&place.outputs()), &place.outputs());
+                    let store = place.store();
+                    let host = Host::with(place, store, certificate);
+                    let mut stamps = Stamps::default();
+                    let now = host.settled();
+                    let first = host.look(Snapshot::default(), &mut stamps, now);
+                    assert!(host.is_kept(&first, &mut stamps, now), "{what}: {file}");
+                    damage(&host.place.outputs().join(file));
+                    let second = host.look(first, &mut stamps, now);
+                    let seen = host.outputs(&second);
+                    assert!(
+                        matches!(seen, OutputState::Differs { .. }),
+                        "{what}: {file}: {seen:?}"
+                    );
+                }
+            }
         }
+    }
+
+    #[test]
+    fn other_files_switched_in_are_seen() {
+        let place = fixture::place();
+        let (outputs, store) = (place.outputs(), place.store());
+        let certificate = fixture::certificate(Layout::Dir(outputs.clone()), &outputs);
+        let host = Host::with(place, store, certificate);
+        let mut stamps = Stamps::default();
+        let now = host.settled();
+        let first = host.look(Snapshot::default(), &mut stamps, now);
+        std::fs::create_dir(outputs.join("others")).unwrap();
+        for file in ["fullchain.pem", "privkey.pem"] {
+            fixture::write(&outputs.join("others").join(file), "something else");
+        }
+        std::os::unix::fs::symlink("others", outputs.join("new")).unwrap();
+        std::fs::rename(outputs.join("new"), outputs.join(DATA)).unwrap();
+        let second = host.look(first, &mut stamps, now);
+        let seen = host.outputs(&second);
+        assert!(matches!(seen, OutputState::Differs { .. }), "{seen:?}");
     }
 
     #[test]
