@@ -460,10 +460,11 @@ impl Dir {
         if self.stat(name)?.is_none() {
             return Ok(());
         }
-        // Half removed under its own name it would look damaged.
+        // Half removed under its own name it would look damaged, also after a power cut.
         let temporary = temporary_name(OWN);
         self.rename(name, &temporary)?;
-        self.discard(temporary.as_ref())
+        let overwritten = self.sync().and_then(|()| self.overwrite(&temporary));
+        self.remove_tree(&temporary).and(overwritten)
     }
 
     /// Remove an entry, overwritten first where it is a file

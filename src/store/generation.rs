@@ -151,18 +151,20 @@ impl Store {
         let kept = usize::try_from(keep.generations).unwrap_or(usize::MAX);
         let unused = numbers(&dir)?.into_iter().rev().skip(1);
         let unused = unused.filter(|number| !in_use.contains(number));
-        let mut removed = false;
+        let mut removed = Vec::new();
         for number in unused.skip(kept).collect::<Vec<_>>() {
             if staged_at(&dir, number)?.after(keep.at_least) > now {
                 continue;
             }
-            // Half removed under its own name it would look damaged.
+            // Half removed under its own name it would look damaged, also after a power cut.
             let temporary = temporary_name(OWN);
             dir.rename(directory_name(number), &temporary)?;
-            discard(&dir, temporary.as_ref())?;
-            removed = true;
+            removed.push(temporary);
         }
-        if removed { dir.sync() } else { Ok(()) }
+        if !removed.is_empty() {
+            dir.sync()?;
+        }
+        removed.iter().try_for_each(|name| discard(&dir, name.as_ref()))
     }
 
     fn generations_dir(&self, name: &CertName) -> Result<Option<Dir>, StoreError> {

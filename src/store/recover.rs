@@ -116,15 +116,24 @@ fn trouble(certificate: &Certificate, error: &StoreError) -> Event {
 
 /// Sweep a certificate's own directory, of which these are the names
 fn sweep_home(home: &Dir, names: &[OsString]) -> Result<(), StoreError> {
-    for name in names.iter().filter(|name| is_temporary(name, OWN)) {
+    for name in ours(home, names)? {
         home.discard(name)?;
     }
     if let Some(generations) = home.child(GENERATIONS)? {
-        for name in generations.names()?.iter().filter(|name| is_temporary(name, OWN)) {
+        for name in ours(&generations, &generations.names()?)? {
             generation::discard(&generations, name)?;
         }
     }
     Ok(())
+}
+
+/// What may be overwritten: a power cut gives none of it the name back that it had before
+fn ours<'a>(dir: &Dir, names: &'a [OsString]) -> Result<Vec<&'a OsString>, StoreError> {
+    let ours: Vec<_> = names.iter().filter(|name| is_temporary(name, OWN)).collect();
+    if !ours.is_empty() {
+        dir.sync()?;
+    }
+    Ok(ours)
 }
 
 fn sweep(dir: &Dir, tag: &str) -> Result<(), StoreError> {

@@ -11,6 +11,8 @@
 //!   kept, or all but one on which no later one depends. Directories know nothing of each other.
 //! - A rename within a directory is one change: never neither name, never both.
 //! - Modes and owners go with the file; nothing here depends on when.
+//! - What is written is added at the end. Only what is about to be removed is written over, and
+//!   the one makes as much of a wreck of it as the other.
 //!
 //! POSIX promises no more than this. ext4 and XFS keep more: one journal has the changes of all
 //! directories in their order, and a new file's `fsync` keeps its name too.
