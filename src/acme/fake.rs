@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -91,6 +92,12 @@ impl Reply {
         Self { body: Flood(1 << 30).boxed_unsync(), ..Self::json(200, "") }
     }
 
+    /// A byte each time that this has passed, without end
+    pub(super) fn drip(each: Duration) -> Self {
+        let body = Drip { each, next: Box::pin(tokio::time::sleep(each)) };
+        Self { body: body.boxed_unsync(), ..Self::json(200, "") }
+    }
+
     pub(super) fn header(mut self, name: &str, value: Option<&str>) -> Self {
         self.headers.extend(value.map(|value| (name.to_owned(), value.to_owned())));
         self
@@ -112,6 +119,26 @@ impl Body for Flood {
         }
         self.0 -= 1 << 16;
         Poll::Ready(Some(Ok(Frame::data(Bytes::from(vec![b' '; 1 << 16])))))
+    }
+}
+
+struct Drip {
+    each: Duration,
+    next: Pin<Box<tokio::time::Sleep>>,
+}
+
+impl Body for Drip {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        std::task::ready!(self.next.as_mut().poll(context));
+        let next = tokio::time::Instant::now() + self.each;
+        self.next.as_mut().reset(next);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b" ")))))
     }
 }
 

@@ -72,6 +72,30 @@ async fn an_endless_answer_is_cut_off() {
     open(&ca).await.unwrap_err();
 }
 
+/// The clock of the tests jumps to the next limit as soon as nobody has anything to do.
+#[tokio::test(start_paused = true)]
+async fn a_ca_that_says_nothing_or_never_ends_is_given_up() {
+    let begun = tokio::time::Instant::now();
+    // The kernel takes connections, and nobody ever takes them from it.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = format!("http://{}/dir", silent.local_addr().unwrap());
+    let transport = Transport::new(&issuer(&directory), None, clock()).unwrap();
+    let record = new_account_record(&directory, None, &[], clock().now()).unwrap();
+    let failure = Session::open(&transport, &record, None).await.unwrap_err();
+    assert!(failure.summary.as_str().contains("did not answer in time"), "{failure}");
+    assert_eq!(failure.class, FailureClass::Retry);
+    assert!(failure.try_other_issuer);
+    assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
+
+    let ca = Ca::start().await;
+    let begun = tokio::time::Instant::now();
+    ca.on("/dir", |_| Reply::drip(Duration::from_secs(7)));
+    let failure = open(&ca).await.unwrap_err();
+    assert!(failure.summary.as_str().contains("did not answer in time"), "{failure}");
+    assert_eq!(failure.class, FailureClass::Retry);
+    assert!(begun.elapsed() <= Duration::from_secs(61), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn what_is_no_directory_is_said_to_be_none() {
     let ca = Ca::start().await;
