@@ -43,7 +43,7 @@ struct Wire {
     directory: String,
     fence: Fence,
     roots: Roots,
-    proxy: Option<reqwest::Proxy>,
+    proxy: Option<Proxy>,
     client: OnceLock<reqwest::Client>,
     nonces: Nonces,
     requests: AtomicU64,
@@ -55,6 +55,11 @@ struct Wire {
 enum Roots {
     System,
     These(Vec<reqwest::Certificate>),
+}
+
+struct Proxy {
+    url: String,
+    way: reqwest::Proxy,
 }
 
 impl Transport {
@@ -87,8 +92,12 @@ impl Transport {
                 .map(Roots::These)
                 .map_err(|error| refuse(format!("the CA file {error}"), "correct `ca_file`"))?,
         };
-        let proxy = issuer.proxy.as_deref().map(reqwest::Proxy::all).transpose();
+        let proxy = issuer.proxy.as_ref().map(|url| {
+            let way = reqwest::Proxy::all(url.as_str());
+            way.map(|way| Proxy { url: url.clone(), way })
+        });
         let proxy = proxy
+            .transpose()
             .map_err(|_| refuse("the proxy is not the URL of one".to_owned(), "correct `proxy`"))?;
         Ok(Self {
             wire: Arc::new(Wire {
@@ -162,7 +171,8 @@ impl Wire {
         }
         *request.body_mut() = body.map(reqwest::Body::from);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        let response = self.client()?.execute(request).await?;
+        let response =
+            self.client()?.execute(request).await.map_err(|error| self.no_answer(&error))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let received = receive(response).await;
         if received.is_err() && status.is_success() {
@@ -250,12 +260,31 @@ impl Wire {
             builder = builder.tls_certs_only(roots.iter().cloned());
         }
         if let Some(proxy) = &self.proxy {
-            builder = builder.no_proxy().proxy(proxy.clone());
+            builder = builder.no_proxy().proxy(proxy.way.clone());
         } else if self.fence.is_local() {
             builder = builder.no_proxy();
         }
         let client = builder.build().map_err(|e| TransportError::Setup(describe(&e)))?;
         Ok(self.client.get_or_init(|| client))
+    }
+
+    /// Why there is no answer, with the way that was tried
+    fn no_answer(&self, error: &reqwest::Error) -> TransportError {
+        let why = describe(error);
+        let host = error.url().and_then(|u| Some((u.host_str()?, u.port_or_known_default()?)));
+        let Some((host, port)) = host.filter(|_| error.is_connect()) else {
+            return TransportError::by(error, why);
+        };
+        let text = match (why.strip_prefix("tunnel error: "), &self.proxy) {
+            (None, _) => format!("cannot reach {host}:{port}: {why}"),
+            (Some(why), Some(Proxy { url, .. })) => {
+                format!("cannot reach {host}:{port} through the proxy {url}: {why}")
+            }
+            (Some(why), None) => {
+                format!("cannot reach {host}:{port} through the proxy of the environment: {why}")
+            }
+        };
+        TransportError::by(error, text)
     }
 }
 
@@ -377,13 +406,18 @@ pub(super) enum TransportError {
     TooLarge,
 }
 
-impl From<reqwest::Error> for TransportError {
-    fn from(error: reqwest::Error) -> Self {
-        let text = describe(&error);
+impl TransportError {
+    fn by(error: &reqwest::Error, text: String) -> Self {
         match error.is_timeout() {
             true => Self::TimedOut(text),
             false => Self::Broken(text),
         }
+    }
+}
+
+impl From<reqwest::Error> for TransportError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::by(&error, describe(&error))
     }
 }
 
@@ -400,12 +434,7 @@ fn describe(error: &reqwest::Error) -> String {
         }
         next = cause.source();
     }
-    let text = if causes.is_empty() { error.to_string() } else { causes.join(": ") };
-    let host = error.url().and_then(|url| Some((url.host_str()?, url.port_or_known_default()?)));
-    match host {
-        Some((host, port)) if error.is_connect() => format!("cannot reach {host}:{port}: {text}"),
-        _ => text,
-    }
+    if causes.is_empty() { error.to_string() } else { causes.join(": ") }
 }
 
 #[cfg(test)]

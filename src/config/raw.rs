@@ -67,7 +67,8 @@ pub(super) struct RawIssuer {
     pub(super) accept_terms: Option<bool>,
     /// E-mail addresses that the CA may write to.
     pub(super) contact: Option<Vec<Text>>,
-    /// PEM file with the roots that vouch for the CA's own HTTPS, in place of the system's.
+    /// PEM file with the roots that vouch for the CA's own HTTPS, and for that of the `proxy`, in
+    /// place of the system's.
     pub(super) ca_file: Option<Text>,
     /// Accept plain http, to a loopback address only: for a CA in a test.
     #[schemars(extend("default" = false))]
@@ -78,7 +79,8 @@ pub(super) struct RawIssuer {
     pub(super) eab: Option<RawEab>,
     /// The certificate profile to ask for: its name, or a map with `name` and `required`.
     pub(super) profile: Option<TextOr<RawProfile>>,
-    /// URL of the HTTP proxy for this CA. Without it the proxy of the environment is used.
+    /// URL of the HTTP proxy for this CA. Without it the proxy of the environment is used, whose
+    /// URL may hold a password.
     pub(super) proxy: Option<Text>,
 }
 
