@@ -205,6 +205,31 @@ fn slow_validations_are_waited_for() {
     assert_eq!(ca.issued(), 1);
 }
 
+#[test]
+fn somebody_who_waits_at_a_terminal_sees_for_what_and_since_when() {
+    let ca = pebble().asking_to_wait(0, 2).start();
+    let site = Site::new(&ca);
+    site.configure_one(&["a.test"]);
+    let watched = site.certkeep(&["renew"]).on_a_terminal().succeeds();
+    let mut seen = watched.stdout.split(CLEAR);
+    assert!(seen.any(|line| line == "site: finalize since 1s"), "{watched}");
+    // What stays on the screen is the log alone.
+    let after = watched.stdout.rsplit(CLEAR).next().unwrap();
+    assert!(!after.contains("since") && after.contains("1 of 1 certificates live"), "{watched}");
+    let again = || site.certkeep(&["renew"]);
+    again().on_a_terminal().succeeds().says(&[CLEAR]);
+    for plain in [
+        again(),
+        again().on_a_terminal().env("TERM", "dumb"),
+        site.certkeep(&["--log-format", "json", "renew"]).on_a_terminal(),
+    ] {
+        plain.succeeds().keeps_quiet_about(&["\u{1b}"]);
+    }
+}
+
+/// Back to the start of the line, and nothing left on it
+const CLEAR: &str = "\r\u{1b}[K";
+
 const KEY_ID: &str = "kid-of-the-tests";
 const MAC_KEY: &str = "Y2VydGtlZXAtdGVzdHMtbWFjLWtleS1vZi0zMi1ieXRlcyE";
 const OTHER_MAC_KEY: &str = "YW5vdGhlci1rZXktdGhhdC1uby1jYS1rbm93cy1hYm91dCE";

@@ -231,6 +231,19 @@ impl Invocation {
         self.through(&["sh", "-c", "umask 077; exec \"$@\"", "sh"])
     }
 
+    /// Let somebody watch it
+    pub(crate) fn on_a_terminal(self) -> Self {
+        let words = std::iter::once(self.command.get_program()).chain(self.command.get_args());
+        let words: Vec<_> = words.map(|word| format!("'{}'", word.to_str().unwrap())).collect();
+        let mut command = Command::new(super::program("script"));
+        command.args(["--quiet", "--return", "--command", &words.join(" "), "/dev/null"]);
+        command.env_clear().env("TERM", "xterm");
+        for (name, value) in self.command.get_envs() {
+            command.env(name, value.unwrap());
+        }
+        Self { command, ..self }
+    }
+
     fn through(self, words: &[&str]) -> Self {
         let (program, arguments) = words.split_first().unwrap();
         let mut command = Command::new(super::program(program));
