@@ -358,7 +358,9 @@ impl Desk<'_> {
         let mut round = 1;
         loop {
             let nonce = self.transport.nonce(&self.directory.new_nonce).await;
-            let nonce = nonce.map_err(|error| failure::unanswered(&error, Step::Account))?;
+            let nonce = nonce.map_err(|error| {
+                failure::without_nonce(&error, Step::Account, self.transport.now())
+            })?;
             header["nonce"] = json!(nonce);
             let signed = key.sign(header.clone(), payload);
             let signed = signed

@@ -65,6 +65,16 @@ pub(super) fn unanswered(error: &TransportError, step: Step) -> Failure {
     Failure::retry(step, format!("{text}{hint}")).by_issuer()
 }
 
+/// There is no nonce to ask the CA with
+pub(super) fn without_nonce(error: &TransportError, step: Step, now: Timestamp) -> Failure {
+    match error {
+        TransportError::NoNonce(answer) if let Some(problem) = &answer.problem => {
+            refused(problem, Some(answer), step, now)
+        }
+        _ => unanswered(error, step),
+    }
+}
+
 /// The CA named a URL that must not be asked
 pub(super) fn fenced(error: &FenceError, step: Step) -> Failure {
     let summary = TransportError::Fenced(error.clone()).to_string();

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{
     ACCEPT_LANGUAGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, LOCATION, USER_AGENT,
 };
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Collected};
 use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -205,7 +205,7 @@ impl Wire {
         let answer = self.send(Method::HEAD, url, None).await?;
         match self.nonces.take() {
             Some(nonce) if answer.status.is_success() => Ok(nonce),
-            _ => Err(TransportError::NoNonce(answer.status)),
+            _ => Err(TransportError::NoNonce(Box::new(answer))),
         }
     }
 
@@ -223,7 +223,7 @@ impl Wire {
             let nonce = self.nonce(&url).await?;
             let mut response = Response::new(());
             let nonce = HeaderValue::from_str(&nonce);
-            let nonce = nonce.map_err(|_| TransportError::NoNonce(StatusCode::OK))?;
+            let nonce = nonce.map_err(|error| TransportError::Broken(error.to_string()))?;
             response.headers_mut().insert(REPLAY_NONCE, nonce);
             return Ok(hand_over(response.into_parts().0, Bytes::new()));
         }
@@ -390,8 +390,8 @@ pub(super) enum TransportError {
     #[error("the CA names a URL that {}: `{}`", .0.fault, .0.url)]
     Fenced(#[from] FenceError),
     /// newNonce did not give one
-    #[error("the CA gave no nonce (HTTP {0})")]
-    NoNonce(StatusCode),
+    #[error("the CA gave no nonce (HTTP {})", .0.status)]
+    NoNonce(Box<Answer>),
     /// A redirect, which is not followed
     #[error("`{from}` redirects to `{to}`, and redirects are not followed")]
     Redirected { from: External, to: External },

@@ -323,11 +323,13 @@ impl Inquiry<'_> {
             Err(failure) => {
                 let failures = before.as_ref().map_or(0, |info| info.failures).saturating_add(1);
                 shared.warn(&certificate.name, &failure);
+                let seed = Seed::of(held);
+                let next = backoff::after_failed_renewal_info(now, failures, &failure.class, seed);
                 RenewalInfo {
                     fingerprint: held.leaf.fingerprint,
                     window: before.as_ref().and_then(|info| info.window),
                     explanation_url: before.and_then(|info| info.explanation_url),
-                    next_check: backoff::after_failed_renewal_info(now, failures, Seed::of(held)),
+                    next_check: next,
                     failures,
                 }
             }

@@ -49,10 +49,21 @@ pub fn after_harm(now: Timestamp, seed: Seed) -> Timestamp {
 
 /// When to ask for renewal information again after `failures` failures in a row
 ///
+/// The moment that the CA names is a floor, as far as a day ahead.
+///
 /// <https://www.rfc-editor.org/rfc/rfc9773#section-4.3.3>
-pub fn after_failed_renewal_info(now: Timestamp, failures: u32, seed: Seed) -> Timestamp {
+pub fn after_failed_renewal_info(
+    now: Timestamp,
+    failures: u32,
+    class: &FailureClass,
+    seed: Seed,
+) -> Timestamp {
     let rung = RENEWAL_INFO_LADDER.get(failures.saturating_sub(1) as usize).copied();
-    now.after(jittered(rung.unwrap_or(HOUR * 6), seed))
+    let next = now.after(jittered(rung.unwrap_or(HOUR * 6), seed));
+    match class {
+        FailureClass::NotBefore { at } => next.max(*at.min(&now.after(DAY))),
+        FailureClass::Retry | FailureClass::NeedsOperator { .. } => next,
+    }
 }
 
 fn jittered(rung: Duration, seed: Seed) -> Duration {

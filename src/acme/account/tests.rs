@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::*;
@@ -28,6 +30,16 @@ async fn an_account_is_registered_once_and_then_costs_one_request() {
     let again = Session::open(&transport, &opened.record, None).await.unwrap();
     assert_eq!((again.standing, again.record), (Standing::Known, opened.record));
     assert_eq!(ca.requests(), ["GET /dir"]);
+}
+
+#[tokio::test]
+async fn a_ca_that_is_busy_before_there_is_an_account_is_left_alone_as_long_as_it_asks() {
+    let ca = Ca::start().await;
+    ca.on("/nonce", |_| Reply::json(503, "").header("retry-after", Some("3600")));
+    let failure = Session::open(&ca.transport(), &record(&ca, &[]), None).await.unwrap_err();
+    let at = ca.now().after(Duration::from_secs(3600));
+    assert_eq!(failure.class, FailureClass::NotBefore { at }, "{failure}");
+    assert!(failure.try_other_issuer);
 }
 
 #[tokio::test]
