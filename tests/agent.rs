@@ -472,6 +472,61 @@ async fn an_issuer_that_asked_for_a_rest_gets_it_while_another_one_fails() {
 }
 
 #[tokio::test]
+async fn an_issuer_that_asks_for_a_rest_puts_off_no_other() {
+    let world = World::new().await;
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    let down = Answer::text(503, "text/plain", "down");
+    world.ca.inject(Fault::Answer { to: Resource::NewOrder, times: 1, answer: down });
+    let mut answer = Answer::problem(ProblemType::RateLimited, "tomorrow");
+    answer.headers.push(("retry-after".to_owned(), "86400".to_owned()));
+    other.inject(Fault::Answer { to: Resource::NewOrder, times: u32::MAX, answer });
+    let outcome = world.renew(&config, Request::Now).await;
+    assert!(!outcome.report.all_well());
+    world.clock.forward(Duration::from_secs(120));
+    let outcome = world.renew(&config, Request::Now).await;
+    assert!(outcome.report.all_well(), "{}", outcome.report.status());
+    assert_eq!(world.ca.issued().len(), 1);
+}
+
+#[tokio::test]
+async fn an_order_that_a_ca_issued_outlives_another_issuer_being_asked() {
+    let world = World::new().await;
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    let down =
+        |to| Fault::Answer { to, times: u32::MAX, answer: Answer::text(503, "text/plain", "down") };
+    other.inject(down(Resource::NewOrder));
+    for (minutes, to) in [(2, Resource::Certificate), (20, Resource::Any)] {
+        world.ca.inject(down(to));
+        assert!(!world.renew(&config, Request::Now).await.report.all_well());
+        world.clock.forward(Duration::from_secs(minutes * 60));
+    }
+    world.ca.clear_faults();
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!(world.ca.issued().len(), 1);
+}
+
+#[tokio::test]
+async fn renewal_information_is_asked_for_no_sooner_than_the_ca_says() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    let mut answer = Answer::problem(ProblemType::RateLimited, "later");
+    answer.headers.push(("retry-after".to_owned(), "40000".to_owned()));
+    world.ca.inject(Fault::Answer { to: Resource::RenewalInfo, times: u32::MAX, answer });
+    world.clock.forward(Duration::from_secs(7 * 3600));
+    world.renew(&config, Request::Now).await;
+    assert_eq!(world.asked(Resource::RenewalInfo), 1);
+    for _ in 0..11 {
+        world.clock.forward(Duration::from_secs(3600));
+        world.renew(&config, Request::Now).await;
+    }
+    assert_eq!(world.asked(Resource::RenewalInfo), 1);
+    world.clock.forward(Duration::from_secs(3600));
+    world.renew(&config, Request::Now).await;
+    assert_eq!(world.asked(Resource::RenewalInfo), 2);
+}
+
+#[tokio::test]
 async fn an_order_in_flight_outlives_its_ca_being_down_for_a_while() {
     let world = World::new().await;
     let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;

@@ -228,9 +228,20 @@ impl Order {
         if self.status == Status::Invalid {
             return Err(self.blame(Step::Finalize).await);
         }
-        let inner = &mut self.inner;
-        let asked = call!(inner.certificate());
-        match self.session.judge(asked, Step::Download)?.0 {
+        misses = 0;
+        let chain = loop {
+            let inner = &mut self.inner;
+            let asked = call!(inner.certificate());
+            match self.session.judge(asked, Step::Download) {
+                Ok((chain, _)) => break chain,
+                Err(failure) => {
+                    let pause = self.bear(failure, &mut misses)?;
+                    let now = self.session.transport().now();
+                    sleep(polls.next(Some(pause), Step::Download, now)?).await;
+                }
+            }
+        };
+        match chain {
             Some(chain) if chain.len() <= MAX_CHAIN => Ok(chain),
             Some(_) => {
                 let summary = "the CA's certificate chain is longer than 256 KiB";
@@ -253,6 +264,12 @@ impl Order {
             *misses = 0;
             return Ok(());
         };
+        self.asked = Some(self.bear(failure, misses)?);
+        Ok(())
+    }
+
+    /// How long to leave the CA alone before the same is asked again
+    fn bear(&self, failure: Failure, misses: &mut u32) -> Result<Duration, Failure> {
         let now = self.session.transport().now();
         let pause = match failure.class {
             FailureClass::NeedsOperator { .. } => return Err(failure),
@@ -261,8 +278,7 @@ impl Order {
             FailureClass::Retry => Duration::from_secs(1) * 2_u32.pow(*misses),
         };
         *misses += 1;
-        self.asked = Some(pause);
-        Ok(())
+        Ok(pause)
     }
 
     async fn refresh(&mut self, step: Step) -> Result<(), Failure> {

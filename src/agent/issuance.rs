@@ -25,8 +25,8 @@ use crate::time::Timestamp;
 /// Goes on with the order on disk if it is still the one wanted.
 ///
 /// # Errors
-/// The failure of the last issuer that was asked. The order stays on disk if it may still end
-/// well.
+/// Of the issuers' failures the one after which an attempt may come soonest. The order stays on
+/// disk if it may still end well.
 pub(crate) async fn issue(
     shared: &Shared,
     config: &Config,
@@ -63,11 +63,6 @@ async fn ask(
     let wanted = certificate.clone();
     let prepared = shared.on_disk(move |store| store.prepare(&wanted)).await;
     prepared.map_err(|error| error.failure(Step::Prepare))?;
-    let mut last = Failure::needs_operator(
-        Step::Prepare,
-        "the configuration names no issuer that exists",
-        "name one under `issuer`",
-    );
     let mut issuers: Vec<_> =
         certificate.issuers.iter().filter_map(|name| config.issuer(name)).collect();
     // Where an order is in flight, it goes on first.
@@ -81,36 +76,50 @@ async fn ask(
         issuers.truncate(1);
     }
     let count = issuers.len();
+    let mut failures = Vec::with_capacity(count);
     for (i, issuer) in issuers.into_iter().enumerate() {
         // Of one issuer alone, the certificate's own rest tells.
         if let Some(until) = resting.get(&issuer.name).filter(|_| count > 1) {
             let message = format!("`{}` is not to be asked before {until}", issuer.name);
-            last = Failure::not_before(*until, Step::Order, message);
+            failures.push(Failure::not_before(*until, Step::Order, message));
             continue;
         }
         let attempt = Attempt { shared, config, certificate, observed, issuer, purpose };
         match attempt.run().await {
             Ok(()) => return Ok(()),
-            Err(failure)
+            Err(failure) => {
                 if count > 1
-                    && let FailureClass::NotBefore { at } = failure.class =>
-            {
-                let latest = shared.now().after(LONGEST_REST);
-                resting.insert(issuer.name.clone(), at.min(latest));
-                if !failure.try_other_issuer || i + 1 == count {
+                    && let FailureClass::NotBefore { at } = failure.class
+                {
+                    let latest = shared.now().after(LONGEST_REST);
+                    resting.insert(issuer.name.clone(), at.min(latest));
+                }
+                if !failure.try_other_issuer {
                     return Err(failure);
                 }
-                tell_next(shared, certificate, issuer, &failure);
-                last = failure;
+                if i + 1 < count {
+                    tell_next(shared, certificate, issuer, &failure);
+                }
+                failures.push(failure);
             }
-            Err(failure) if failure.try_other_issuer && i + 1 < count => {
-                tell_next(shared, certificate, issuer, &failure);
-                last = failure;
-            }
-            Err(failure) => return Err(failure),
         }
     }
-    Err(last)
+    Err(soonest(failures).unwrap_or_else(|| {
+        Failure::needs_operator(
+            Step::Prepare,
+            "the configuration names no issuer that exists",
+            "name one under `issuer`",
+        )
+    }))
+}
+
+/// The failure after which an attempt may come soonest: the rest of one issuer is not another's
+fn soonest(failures: Vec<Failure>) -> Option<Failure> {
+    failures.into_iter().rev().min_by_key(|failure| match failure.class {
+        FailureClass::Retry => (0, None),
+        FailureClass::NotBefore { at } => (1, Some(at)),
+        FailureClass::NeedsOperator { .. } => (2, None),
+    })
 }
 
 fn tell_next(shared: &Shared, certificate: &Certificate, issuer: &Issuer, failure: &Failure) {
@@ -200,7 +209,11 @@ impl Attempt<'_> {
                 == self.offered_profile(session)
             && asked == wanted;
         if !ours {
-            self.forget_order().await;
+            // What another issuer has under way may be all that there will be: it is let go of
+            // when an order is placed here.
+            if record.directory == self.issuer.directory {
+                self.forget_order().await;
+            }
             return Ok(None);
         }
         match session.order(&record.url).await? {
@@ -243,7 +256,13 @@ impl Attempt<'_> {
             created_at: self.shared.now(),
         };
         let (name, written) = (self.certificate.name.clone(), record.clone());
-        let done = self.shared.on_disk(move |store| store.write_order(&name, &written)).await;
+        let done = self
+            .shared
+            .on_disk(move |store| {
+                store.remove_order(&name)?;
+                store.write_order(&name, &written)
+            })
+            .await;
         done.map_err(|error| error.failure(Step::Order))?;
         placed.map(|order| (order, record)).map_err(|unplaced| unplaced.failure)
     }

@@ -443,6 +443,15 @@ async fn a_ca_that_is_out_of_order_for_a_moment_is_borne_with() {
 }
 
 #[tokio::test]
+async fn a_download_that_fails_for_a_moment_is_tried_again() {
+    let ca = Ca::start().await;
+    let session = ca.session().await;
+    let mut order = order(&session).await;
+    ca.once("/cert/0", |_| Reply::json(503, "<html>"));
+    issue(&mut order).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_chain_that_is_too_long_is_refused() {
     let ca = Ca::start().await;
     let session = ca.session().await;
