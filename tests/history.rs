@@ -227,6 +227,23 @@ fn what_is_revoked_comes_back_under_force_alone() {
 }
 
 #[test]
+fn what_is_revoked_after_a_way_back_to_it_makes_room_for_the_newest() {
+    let (ca, site) = calm("site: { names: [a.test], dir: TLS/site }");
+    site.renew();
+    let first = site.pair().leaf().fingerprint;
+    force(&site);
+    let newest = site.pair().leaf().fingerprint;
+    site.certkeep(&["rollback", "site"]).succeeds();
+    assert_eq!(site.pair().leaf().fingerprint, first);
+    site.certkeep(&["revoke", "site", "--generation", "1", "--reason", "key-compromise"])
+        .succeeds()
+        .says(&["has generation 2 in its place"]);
+    site.renew();
+    assert_eq!(site.pair().leaf().fingerprint, newest);
+    assert_eq!(ca.issued(), 2);
+}
+
+#[test]
 fn what_is_revoked_stays_so_when_another_one_is() {
     let (_ca, site) = calm("site: { names: [a.test], dir: TLS/site }");
     site.renew();

@@ -4,9 +4,10 @@ use clap::{Args, ValueEnum};
 
 use crate::acme::RevocationReason;
 use crate::cli::{Context, Exit, Stop, deploy, setup};
+use crate::name::CertName;
 use crate::pem;
-use crate::record::{Attempts, VERSION};
-use crate::store::StoreError;
+use crate::record::{Attempts, DeployRecord, GenerationMeta, VERSION};
+use crate::store::{Store, StoreError};
 
 /// Have a certificate revoked by its CA
 #[derive(Debug, Args)]
@@ -92,21 +93,40 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         let chain = pem::certificates(generation.chain.as_bytes()).map_err(Stop::unexpected)?;
         let leaf = chain.first().ok_or_else(|| Stop::unexpected("an empty generation"))?;
         session.revoke(leaf, arguments.reason.into()).await?;
-        let fingerprint = generation.meta.fingerprint;
-        shared
+        let GenerationMeta { number, fingerprint, .. } = generation.meta;
+        let newest = shared
             .on_disk(move |store| {
                 let mut attempts = store.attempts(&name, &mut |_| ())?;
                 let kept = store.generations(&name)?;
                 attempts.revoked.retain(|one| kept.iter().any(|meta| meta.fingerprint == *one));
                 attempts.revoked.insert(fingerprint);
-                store.write_attempts(&name, &Attempts { version: VERSION, ..attempts })
+                store.write_attempts(&name, &Attempts { version: VERSION, ..attempts })?;
+                leave(store, &name, number)?;
+                Ok(kept.iter().map(|meta| meta.number).max())
             })
             .await
             .map_err(|error: StoreError| Stop::from(error))?;
+        let next = match newest {
+            Some(newest) if newest > number => format!("has generation {newest} in its place"),
+            _ => "orders another one".to_owned(),
+        };
         context.tell(
-            &format!("generation {} is revoked", generation.meta.number),
-            Some(&format!("`certkeep renew {}` orders another one", arguments.name)),
+            &format!("generation {number} is revoked"),
+            Some(&format!("`certkeep renew {}` {next}", arguments.name)),
         )?;
         Ok(Exit::Well)
     })
+}
+
+/// Let no target stay with a generation that the operator went back to before it was revoked
+fn leave(store: &Store, name: &CertName, number: u32) -> Result<(), StoreError> {
+    let mut all = store.deploy(name, &mut |_| ())?;
+    let mut ended = false;
+    for record in all.targets.values_mut().filter(|record| record.generation == number) {
+        ended |= record.pinned_over.take().is_some();
+    }
+    match ended {
+        true => store.write_deploy(name, &DeployRecord { version: VERSION, ..all }),
+        false => Ok(()),
+    }
 }
