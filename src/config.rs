@@ -704,6 +704,20 @@ pub struct Endpoint {
     pub within: Duration,
 }
 
+impl Endpoint {
+    /// The endpoint and how it is reached, in words; those of two that differ in it differ
+    pub fn place(&self) -> String {
+        let mut place = self.to_string();
+        if let Some(connect) = &self.connect {
+            place.push_str(&format!(" at {connect}"));
+        }
+        if let Some(starttls) = self.starttls {
+            place.push_str(&format!(" by {starttls:?}"));
+        }
+        place
+    }
+}
+
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.host {

@@ -564,7 +564,7 @@ fn deployment(now: Timestamp, target: &Target, held: &Held, observed: &Observed)
         DeployReason::NotInstalled
     } else if let Some(problem) = seen.outputs.problem() {
         DeployReason::Drifted { problem }
-    } else if record.live_at.is_none() {
+    } else if !record.is_live(target) {
         DeployReason::NotLive
     } else {
         return Deployment::Done;
@@ -646,8 +646,8 @@ fn state(now: Timestamp, certificate: &Certificate, observed: &Observed, wanted:
         let here = record.filter(|record| record.generation == newest || pinned);
         let current = seen.is_some_and(|seen| seen.outputs == OutputState::Current);
         installed &= current && here.is_some_and(|record| record.installed_at.is_some());
-        live &= here.is_some_and(|record| record.live_at.is_some());
-        verified &= here.is_some_and(|record| record.verified);
+        live &= here.is_some_and(|record| record.is_live(target));
+        verified &= !target.verify.is_empty();
     }
     match (installed, live) {
         (false, _) => State::Staged,

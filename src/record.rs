@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::cert::Fingerprint;
-use crate::config::KeyType;
+use crate::config::{Endpoint, KeyType, Target};
 use crate::failure::{Failure, Step};
 use crate::name::{CertName, Identifier, IssuerName, TargetName};
 use crate::secret::Secret;
@@ -251,9 +251,12 @@ pub struct TargetRecord {
     /// When every endpoint was last seen to serve it, or when that began to count without endpoints
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_at: Option<Timestamp>,
-    /// Whether `live_at` was proven by a handshake
-    #[serde(default)]
-    pub verified: bool,
+    /// The endpoints that proved it by a handshake, each as [`Endpoint::place`]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub proven: Vec<String>,
+    /// Whether it was live once and something happened since: nothing goes back from it
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_live: bool,
     /// Failed attempts with this generation
     #[serde(default)]
     pub failures: u32,
@@ -280,6 +283,17 @@ pub struct TargetRecord {
 }
 
 impl TargetRecord {
+    /// Whether it is live as far as this target asks: an endpoint that was added proved nothing
+    pub fn is_live(&self, target: &Target) -> bool {
+        let proven = |endpoint: &Endpoint| self.proven.contains(&endpoint.place());
+        self.live_at.is_some() && target.verify.iter().all(proven)
+    }
+
+    /// Remember that it was live, and is to be proven again
+    pub fn doubt(&mut self) {
+        self.was_live |= self.live_at.take().is_some();
+    }
+
     /// The generation whose files are there
     pub fn in_force(&self) -> Option<u32> {
         self.installed_at.map(|_| self.generation).or(self.previous).filter(|number| *number > 0)

@@ -397,6 +397,11 @@ fn a_chain_to_another_root_than_those_configured_is_held_back() {
     let output = host.renew();
     output.says(&["which is not in `gate.roots`"]);
     host.assert_as_before(old, &output);
+    // What stays in force meanwhile is kept whole.
+    std::fs::remove_file(&host.pair.key).unwrap();
+    let output = host.site.certkeep(&["renew"]).run();
+    output.says(&["put right"]);
+    host.assert_as_before(old, &output);
     support::write(&roots, host.ca.root());
     host.site.certkeep(&["renew"]).succeeds();
     assert_ne!(host.nginx.serves(), old);
@@ -575,9 +580,41 @@ fn a_server_that_somebody_broke_keeps_a_certificate_that_is_only_loaded_again() 
     host.site.certkeep(&["renew", "--force"]).succeeds();
     let served = host.nginx.serves();
     host.nginx.break_settings();
-    let output = host.site.certkeep(&["deploy"]).run();
+    for again in [&["deploy"], &["renew"], &["deploy"], &["renew"], &["renew"]] {
+        let output = host.site.certkeep(again).run();
+        host.assert_as_before(served, &output);
+        output.keeps_quiet_about(&["previous files"]);
+    }
+    host.nginx.repair_settings();
+    host.site.certkeep(&["renew"]).succeeds();
+    assert_eq!(host.nginx.serves(), served);
+}
+
+#[test]
+fn an_endpoint_that_is_added_is_not_taken_for_proven() {
+    let host = Host::live();
+    let served = host.nginx.serves();
+    let mail = Pair::in_dir(&host.site.tls().join("mail"));
+    std::fs::create_dir(host.site.tls().join("mail")).unwrap();
+    mail.placeholder("a.test");
+    let other = nginx(&mail.fullchain, &mail.key).start();
+    let text = support::read(host.site.config());
+    let endpoint = format!("{{ endpoint: \"mail.a.test:993\", connect: \"{}\" }}", other.address());
+    let more = text.replace("verify: [{ endpoint", &format!("verify: [{endpoint}, {{ endpoint"));
+    support::write(host.site.config(), &more);
+    assert_eq!(host.site.state_of("site"), "installed");
+    let output = host.site.certkeep(&["renew"]).run();
+    output.says(&["mail.a.test:993"]);
     host.assert_as_before(served, &output);
-    output.keeps_quiet_about(&["previous files"]);
+    for (from, to) in [(&host.pair.fullchain, &mail.fullchain), (&host.pair.key, &mail.key)] {
+        std::fs::copy(from, to).unwrap();
+    }
+    other.reload_by_hand();
+    host.site.certkeep(&["renew"]).succeeds();
+    // One that is taken out again is nothing to prove.
+    support::write(host.site.config(), text);
+    assert_eq!(host.site.state_of("site"), "live");
+    assert_eq!(host.ca.issued(), 1);
 }
 
 /// Everything below a directory that is a file, with its content
@@ -612,6 +649,12 @@ fn nothing_of_a_deployment_is_kept_when_it_is_over() {
 /// An agent that is killed between the switch and the proof knows still what answered before
 #[test]
 fn an_agent_killed_after_the_switch_finds_the_way_back() {
+    for next in ["renew", "deploy"] {
+        killed_after_the_switch(next);
+    }
+}
+
+fn killed_after_the_switch(next: &str) {
     let host = Host::live();
     let old = host.nginx.serves();
     let begun = host.site.path().join("begun");
@@ -623,7 +666,7 @@ fn an_agent_killed_after_the_switch_finds_the_way_back() {
     agent.kill();
     assert_ne!(host.pair.leaf().fingerprint, old, "the files are switched");
     host.configure(&Deploy { reload: format!("[{}]", program("false").display()), ..host.well() });
-    let output = host.site.certkeep(&["renew"]).run();
+    let output = host.site.certkeep(&[next]).run();
     host.assert_as_before(old, &output);
     assert_eq!(host.ca.issued(), 2);
 }

@@ -20,7 +20,7 @@ use crate::cert::Leaf;
 use crate::config::{Certificate, Hook, Reload, Socket, Target};
 use crate::event::Event;
 use crate::failure::{Failure, FailureClass, Step};
-use crate::name::{CertName, TargetName};
+use crate::name::CertName;
 use crate::plan::window::Seed;
 use crate::plan::{self, Action, Decision, DeployReason, Held, Observed, backoff};
 use crate::probe::{Served, Wanted};
@@ -56,7 +56,10 @@ pub(crate) fn due(
         .filter_map(|(name, generation, why)| {
             let target = certificate.targets.iter().find(|target| target.name == *name)?;
             let record = observed.targets.get(name).map(|seen| seen.record.clone());
-            let record = record.unwrap_or_default();
+            let mut record = record.unwrap_or_default();
+            if !record.is_live(target) {
+                record.doubt();
+            }
             Some(Deployment {
                 certificate: Arc::clone(certificate),
                 target: target.clone(),
@@ -110,17 +113,16 @@ fn asked_for(
     reason: &str,
     chosen: bool,
 ) -> Deployment {
+    let seen = observed.targets.get(&target.name);
+    let mut record = seen.map(|seen| seen.record.clone()).unwrap_or_default();
+    record.doubt();
     Deployment {
         certificate: Arc::clone(certificate),
         target: target.clone(),
         generation,
         why: DeployReason::NotInstalled,
         reason: reason.to_owned(),
-        record: observed
-            .targets
-            .get(&target.name)
-            .map(|seen| TargetRecord { live_at: None, ..seen.record.clone() })
-            .unwrap_or_default(),
+        record,
         chosen,
     }
 }
@@ -196,15 +198,15 @@ pub async fn deploy(shared: &Shared, due: Vec<Deployment>) {
 async fn is_live(
     shared: &Shared,
     certificate: &CertName,
-    target: &TargetName,
+    target: &Target,
     generation: u32,
 ) -> bool {
     let name = certificate.clone();
     match shared.on_disk(move |store| store.deploy(&name, &mut |_| ())).await {
         Ok(records) => records
             .targets
-            .get(target)
-            .is_some_and(|record| record.generation == generation && record.live_at.is_some()),
+            .get(&target.name)
+            .is_some_and(|record| record.generation == generation && record.is_live(target)),
         Err(error) => {
             shared.warn(certificate, &error);
             false
@@ -269,8 +271,8 @@ async fn joined<T: Send + 'static>(shared: &Shared, tasks: &mut JoinSet<T>) -> O
 }
 
 impl Deployment {
-    fn what(&self) -> (CertName, TargetName, u32) {
-        (self.certificate.name.clone(), self.target.name.clone(), self.generation)
+    fn what(&self) -> (CertName, Target, u32) {
+        (self.certificate.name.clone(), self.target.clone(), self.generation)
     }
 
     /// Record a failure; where the files are not those of the generation, `undone` says so
@@ -290,10 +292,11 @@ impl Deployment {
         let record = &mut self.record;
         record.generation = self.generation;
         record.failures = record.failures.saturating_add(1);
-        record.live_at = None;
+        record.doubt();
         if undone {
             record.installed_at = None;
             record.reloaded_at = None;
+            record.was_live = false;
         }
         if record.is_refused() && failure.class == FailureClass::Retry {
             let what = format!(
@@ -365,10 +368,9 @@ impl Prepared {
     async fn install(self, shared: &Shared) -> Option<Installed> {
         let Self { mut deployment, generation, leaf, before } = self;
         let fresh = deployment.record.installed_at.is_none();
-        // The operator asks for what is there already; every other cause without a record of
-        // success is a deployment that did not come to its end, maybe on its way back.
-        let asked = deployment.why == DeployReason::NotInstalled;
-        let reversible = fresh || (deployment.record.live_at.is_none() && !asked);
+        // Without a record of success it did not come to its end yet, and may be on its way back.
+        let proven = deployment.record.was_live || deployment.record.live_at.is_some();
+        let reversible = fresh || !proven;
         let mut spoiled = false;
         if deployment.why != DeployReason::NotLive {
             begin(shared, &deployment.certificate, Step::Install);
@@ -400,7 +402,7 @@ impl Prepared {
         }
         // The same content is back, under a server that may have loaded what was there meanwhile.
         if !fresh && spoiled && !deployment.is_served(shared, &leaf).await {
-            deployment.record.live_at = None;
+            deployment.record.doubt();
             deployment.write(shared).await?;
         }
         let settled = !fresh && deployment.record.live_at.is_some();

@@ -227,6 +227,18 @@ impl Store {
         Ok(true)
     }
 
+    /// Whether [`Store::put_back`] has something else to put back than a generation
+    ///
+    /// # Errors
+    /// When what is kept cannot be read.
+    pub fn has_before(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+    ) -> Result<bool, StoreError> {
+        Ok(is_something(&self.kept(Kept::Before, &certificate.name, &target.name)?))
+    }
+
     /// Where each output of a target goes, with no more than a look at its directory's group
     pub(super) fn place<'a>(
         &self,

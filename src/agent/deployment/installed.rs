@@ -156,7 +156,8 @@ impl Installed {
     async fn live(mut self, shared: &Shared, addresses: usize) {
         let record = &mut self.deployment.record;
         record.live_at = Some(shared.now());
-        record.verified = !self.deployment.target.verify.is_empty();
+        record.was_live = false;
+        record.proven = self.deployment.target.verify.iter().map(Endpoint::place).collect();
         record.failures = 0;
         record.last_failure = None;
         record.not_before = None;

@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 
 use super::{Deployment, Latest, begin};
 use crate::agent::Shared;
-use crate::cert::Leaf;
+use crate::cert::{Fingerprint, Leaf};
 use crate::event::Event;
 use crate::failure::{Failure, Step};
 use crate::gate::{self, Blocked, Facts, InPlace};
@@ -16,7 +16,7 @@ use crate::pem;
 use crate::plan::DeployReason;
 use crate::probe::ServedChain;
 use crate::record::{Generation, TargetRecord};
-use crate::store::{Store, StoreError};
+use crate::store::{Reconciled, Store, StoreError};
 use crate::text::External;
 use crate::time::Timestamp;
 
@@ -87,6 +87,8 @@ impl Deployment {
                 return None;
             }
         };
+        let shown = in_files.as_deref().and_then(|chain| chain.first());
+        let shown = shown.map(|leaf| Fingerprint::of(leaf));
         let in_files = InFiles::of(in_files.as_deref(), &leaf, previous.as_deref());
         let mut before = Before { previous, leaf: in_files.as_ref().map(InFiles::leaf) };
         let fresh = self.record.installed_at.is_none();
@@ -101,6 +103,7 @@ impl Deployment {
             if fresh && !self.chosen {
                 let passed = self.pass_gate(shared, &generation, in_files, &survey).await;
                 if let Err(Closed { failure, until }) = passed {
+                    self.mend(shared, before.previous, shown).await;
                     let latest = until.map_or(Latest::Ladder, Latest::Opening);
                     self.fail_until(shared, failure, false, latest).await;
                     return None;
@@ -198,6 +201,35 @@ impl Deployment {
                 Ok(())
             }
             Err(blocked) => Err(Closed::from(&blocked)),
+        }
+    }
+
+    /// Put right the files of the generation that stays in force, unless others took their place
+    async fn mend(
+        &self,
+        shared: &Shared,
+        previous: Option<Arc<Generation>>,
+        shown: Option<Fingerprint>,
+    ) {
+        let Some(previous) = previous else { return };
+        if shown.is_some_and(|shown| shown != previous.meta.fingerprint) {
+            return;
+        }
+        let (certificate, target) = (Arc::clone(&self.certificate), self.target.clone());
+        let mended = shared
+            .on_disk(move |store| match store.has_before(&certificate, &target)? {
+                true => Ok(Reconciled::Nothing),
+                false => store.reconcile(&certificate, &target, &previous),
+            })
+            .await;
+        match mended {
+            Ok(Reconciled::Nothing) => {}
+            Ok(Reconciled::Attributes | Reconciled::Content) => shared.tell(Event::Restored {
+                certificate: self.certificate.name.clone(),
+                target: self.target.name.clone(),
+                problem: External::new("the files in force were changed"),
+            }),
+            Err(error) => shared.warn(&self.certificate.name, &error),
         }
     }
 
