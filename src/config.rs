@@ -347,15 +347,25 @@ pub enum Share {
 }
 
 impl Share {
-    /// The span that this is of a lifetime, never longer than the lifetime
-    pub fn of(self, lifetime: Duration) -> Duration {
+    /// The span that this is of a lifetime
+    ///
+    /// `None` for a fixed one of more than three quarters of it: it was meant for certificates
+    /// that live longer, and these would be due again as soon as they are there.
+    pub fn of(self, lifetime: Duration) -> Option<Duration> {
         match self {
             Self::PerMille(share) => {
                 let millis = lifetime.as_millis().saturating_mul(u128::from(share)) / 1000;
-                Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+                Some(Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX)))
             }
-            Self::Span(span) => span.min(lifetime),
+            Self::Span(span) => (span <= lifetime / 4 * 3).then_some(span),
         }
+    }
+}
+
+impl Renew {
+    /// How much of this lifetime is left when the operator wants the certificate renewed
+    pub fn before(&self, lifetime: Duration) -> Option<Duration> {
+        self.before?.of(lifetime)
     }
 }
 

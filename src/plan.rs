@@ -385,7 +385,7 @@ fn want(now: Timestamp, config: &Config, certificate: &Certificate, observed: &O
         .map(|window| window::drawn(window, seed).min(emergency));
     let by_age = window::backstop(leaf, certificate.renew, seed);
     // The operator's own figure stands beside the CA's; the default gives way to it.
-    let by_age = match (suggested, certificate.renew.before) {
+    let by_age = match (suggested, certificate.renew.before(leaf.lifetime())) {
         (Some(_), None) => None,
         _ => Some(by_age),
     };

@@ -18,7 +18,7 @@ use crate::record::{Attempts, IssuedRecord, OrderRecord, Origin, VERSION};
 use crate::secret::Secret;
 use crate::store::NewGeneration;
 use crate::text::External;
-use crate::time::Timestamp;
+use crate::time::{Rough, Timestamp};
 
 /// Get a new certificate from the first issuer that can give one, and keep it as a generation
 ///
@@ -434,6 +434,15 @@ impl Attempt<'_> {
             })
             .await
             .map_err(|error| error.failure(Step::Stage))?;
+        let renew = self.certificate.renew;
+        if renew.before.is_some() && renew.before(leaf.lifetime()).is_none() {
+            let message = format!(
+                "`renew.before` does not fit a certificate that lives {}, and is passed over: give \
+                 a share of its life, such as `33%`",
+                Rough(leaf.lifetime())
+            );
+            self.shared.warn(&self.certificate.name, &message);
+        }
         self.shared.tell(Event::Issued {
             certificate: self.certificate.name.clone(),
             generation: generation.meta.number,

@@ -299,7 +299,7 @@ pub(super) struct RawHttp01 {
 #[schemars(rename = "Renew")]
 pub(super) struct RawRenew {
     /// How much life is left when it is due: `30d`, `6h`, or a share of its lifetime such as
-    /// `33%`.
+    /// `33%`. A span of more than three quarters of it is passed over.
     #[schemars(with = "Option<Text>", extend("examples" = ["33%", "30d", "6h"]))]
     pub(super) before: Option<TextOrNumber>,
     /// How old a key may become, such as `90d`.

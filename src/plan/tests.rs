@@ -227,6 +227,18 @@ fn short_lives_are_due_at_half_and_long_ones_at_two_thirds() {
 }
 
 #[test]
+fn a_span_that_was_meant_for_longer_lives_is_passed_over() {
+    let mut config = config();
+    certificate(&mut config).renew.before = Some(Share::Span(days(30)));
+    for (lifetime, due) in [(90, 60), (47, 17), (39, 26), (31, 21), (6, 3)] {
+        let observed = live(1, START, days(lifetime));
+        let just_issued = decision(START, &config, &observed);
+        let at = just_issued.renew_at.since(START).as_secs().div_ceil(DAY);
+        assert!((due - 1..=due).contains(&at), "{lifetime} days: due after {at}");
+    }
+}
+
+#[test]
 fn renewal_information_moves_a_renewal_both_ways_but_not_past_the_emergency_line() {
     let config = config();
     let mut observed = live(1, START, days(90));

@@ -67,8 +67,8 @@ pub fn sane(window: SuggestedWindow, leaf: &Leaf) -> Option<SuggestedWindow> {
 /// life under ten days, and up to a twentieth of that earlier by the seed.
 pub fn backstop(leaf: &Leaf, renew: Renew, seed: Seed) -> Timestamp {
     let lifetime = leaf.lifetime();
-    let left = match renew.before {
-        Some(share) => share.of(lifetime),
+    let left = match renew.before(lifetime) {
+        Some(left) => left,
         None => {
             let left = if lifetime < TEN_DAYS { lifetime / 2 } else { lifetime / 3 };
             left.saturating_add(fraction(left / 20, seed))
