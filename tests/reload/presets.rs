@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use certkeep::cert::Fingerprint;
 use certkeep::config::{Config, Target};
 use certkeep::deploy;
 use certkeep::failure::Failure;
 
+use crate::support::client::Load;
 use crate::support::pair::Pair;
 use crate::support::pebble::{Pebble, pebble};
 use crate::support::process::Daemon;
@@ -95,7 +97,8 @@ impl Server {
     }
 
     /// Renewals by the compiled binary: one that is proven, one that meets a server whose
-    /// configuration somebody broke, and one that makes up for it
+    /// configuration somebody broke, one that makes up for it, and further rows of the table of
+    /// decisions
     async fn is_kept_alive(&self, preset: &str, starttls: Option<&str>, settings: &str) {
         self.pair.placeholder("a.test");
         let (_ca, site) = renewed(preset, self.address, starttls, "root");
@@ -109,6 +112,50 @@ impl Server {
         site.renew();
         assert_ne!(self.pair.leaf().fingerprint, before);
         self.comes_to_serve_its_files();
+        let configure =
+            |deploy: &str| configure_with(&site, self.address, starttls, "root", deploy);
+        self.goes_back(&site, &configure, preset);
+        // Caddy hangs up on those who are in the middle of a handshake.
+        if self.starttls.is_none() && preset != "caddy" {
+            self.is_renewed_under_load(&site);
+        }
+    }
+
+    /// What the server refuses goes back; what it does not load stays and is not called live
+    fn goes_back(&self, site: &Site, configure: &dyn Fn(&str), preset: &str) {
+        let before = self.pair.leaf().fingerprint;
+        let same = "[cmp, -s, /run/tls/fullchain.pem, /run/pinned.pem]";
+        std::fs::copy(&self.pair.fullchain, "/run/pinned.pem").unwrap();
+        for deploy in [
+            format!("reload: {{ preset: {preset} }}, check: {same}"),
+            "reload: [\"false\"]".to_owned(),
+        ] {
+            configure(&deploy);
+            let said = site.certkeep(&["renew", "--force"]).exits(1);
+            said.says(&["the previous files are back"]);
+            assert_eq!(self.pair.leaf().fingerprint, before, "{said}");
+            assert_eq!(self.serves(), Some(before), "{said}");
+        }
+        configure("reload: [\"true\"]");
+        let said = site.certkeep(&["renew", "--force"]).exits(1);
+        said.says(&["still serves the one before"]);
+        assert_eq!((self.serves(), site.state_of("site")), (Some(before), "installed".to_owned()));
+        configure(&format!("reload: {{ preset: {preset} }}"));
+        site.renew();
+        assert_ne!(self.pair.leaf().fingerprint, before);
+        self.comes_to_serve_its_files();
+    }
+
+    fn is_renewed_under_load(&self, site: &Site) {
+        let load = Load::start(2, self.address, "a.test");
+        site.certkeep(&["renew", "--force"]).succeeds();
+        let (live, new) = (Instant::now(), self.pair.leaf().fingerprint);
+        wait_until("the clients go on", PATIENCE, || {
+            (live.elapsed().as_millis() > 300).then_some(())
+        });
+        let seen = load.stop();
+        assert!(seen.failures.is_empty(), "of {}: {:?}", seen.leaves.len(), seen.failures);
+        assert_eq!(seen.after(live), [new], "{} handshakes", seen.leaves.len());
     }
 
     /// Fail unless the check refuses a key of another certificate
@@ -134,13 +181,23 @@ fn renewed(
 }
 
 fn configure(site: &Site, preset: &str, address: SocketAddr, starttls: Option<&str>, owner: &str) {
+    let deploy = format!("reload: {{ preset: {preset} }}");
+    configure_with(site, address, starttls, owner, &deploy);
+}
+
+fn configure_with(
+    site: &Site,
+    address: SocketAddr,
+    starttls: Option<&str>,
+    owner: &str,
+    deploy: &str,
+) {
     let starttls = starttls.map(|it| format!("starttls: {it}, ")).unwrap_or_default();
     site.configure(&format!(
         "site:\n  names: [a.test]\n  files:\n  \
          - {{ path: /run/tls/fullchain.pem, content: fullchain }}\n  \
-         - {{ path: /run/tls/privkey.pem, content: key, owner: {owner} }}\n  deploy:\n    \
-         reload: {{ preset: {preset} }}\n    verify:\n    \
-         - {{ endpoint: \"a.test:443\", {starttls}connect: \"{address}\", within: 5s }}\n"
+         - {{ path: /run/tls/privkey.pem, content: key, owner: {owner} }}\n  deploy: {{ {deploy}, verify: [\
+         {{ endpoint: \"a.test:443\", {starttls}connect: \"{address}\", within: 5s }}] }}\n"
     ));
 }
 
