@@ -327,6 +327,13 @@ fn is_content_directory(name: &OsStr) -> bool {
     })
 }
 
+/// The directory that `..data` leads to, if it is one of [`Commit::build`] beside it
+pub(super) fn in_force(atomic: &Dir) -> Option<Dir> {
+    let text = atomic.link_text(DATA).ok()??;
+    let name = text.to_str().filter(|_| is_content_directory(&text))?;
+    atomic.child(name).ok()?
+}
+
 /// Symlinks of ours at paths that the configuration no longer names
 fn obsolete(
     store: &Store,

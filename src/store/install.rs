@@ -78,7 +78,7 @@ impl Store {
             return Ok(Reconciled::Content);
         }
         let in_place = match self.atomic_path(&certificate.name, target) {
-            Some(path) => adjust(&path, &placed)?,
+            Some(path) => adjust(&path, &placed, &contents)?,
             None => false,
         };
         if !in_place {
@@ -385,25 +385,121 @@ pub(super) fn common_owner(placed: &[Placed<'_>], directory: &Path) -> u32 {
 }
 
 /// Put modes and owners right on the files themselves; whether that was possible
-fn adjust(atomic: &Path, placed: &[Placed<'_>]) -> Result<bool, StoreError> {
-    let Some(dir) = Dir::find(&atomic.join(DATA))? else { return Ok(false) };
+///
+/// Whoever owns the directory may have changed since the verdicts what its names lead to. So what
+/// is touched is what was opened: a file of a directory that we built, with what it is to hold.
+fn adjust(
+    atomic: &Path,
+    placed: &[Placed<'_>],
+    contents: &[Bytes<'_>],
+) -> Result<bool, StoreError> {
+    // The switch that follows says what is wrong with what cannot be opened.
+    let Ok(dir) = open_place(atomic, common_owner(placed, atomic)) else { return Ok(false) };
+    let Some(dir) = atomic::in_force(&dir) else { return Ok(false) };
     let failed = |errno| StoreError::system("look at", dir.path(), errno);
     let stat = fs::fstat(dir.fd()).map_err(failed)?;
     let (uid, _) = super::dir::ourselves();
     if stat.st_uid != uid || stat.st_mode & 0o022 != 0 {
         return Ok(false);
     }
-    for place in placed {
+    for (place, content) in placed.iter().zip(contents) {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = fs::openat(dir.fd(), &place.entry, flags, Mode::empty())
-            .map_err(|errno| dir.error("open", &place.entry, errno))?;
+        let Ok(fd) = fs::openat(dir.fd(), &place.entry, flags, Mode::empty()) else {
+            return Ok(false);
+        };
         let stat = fs::fstat(&fd).map_err(|errno| dir.error("look at", &place.entry, errno))?;
-        if stat.st_nlink != 1 {
-            // Another name of the same file may be none of our business.
+        let holds =
+            File::of(&fd, &stat).is_some_and(|file| file.holds(&content.parts()) == Ok(true));
+        // Another name of the same file may be none of our business.
+        if !holds || stat.st_nlink != 1 {
             return Ok(false);
         }
         put_right(&fd, place.attributes)
             .map_err(|(action, errno)| dir.error(action, &place.entry, errno))?;
     }
     Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+
+    use super::*;
+    use crate::store::fixture::{self, rendered};
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Let `..data` of one directory lead to where that of another leads
+    fn divert(from: &Path, to: &Path) {
+        std::fs::remove_file(from.join(DATA)).unwrap();
+        let text = to.join(std::fs::read_link(to.join(DATA)).unwrap());
+        symlink(text, from.join(DATA)).unwrap();
+    }
+
+    #[test]
+    fn a_diverted_directory_leaves_the_files_of_the_other_target_as_they_are() {
+        let place = fixture::place();
+        let store = place.store();
+        let generation = fixture::stage(&store);
+        let folders = ["theirs", "other"].map(|name| place.outputs().join(name));
+        let [theirs, other] = &folders;
+        let of = |folder: &PathBuf| fixture::certificate(Layout::Dir(folder.clone()), folder);
+        for folder in &folders {
+            let certificate = of(folder);
+            store.install(&certificate, &certificate.targets[0], &generation).unwrap();
+        }
+        divert(theirs, other);
+        let mut certificate = of(theirs);
+        // What may be given away is given to the user that bends it.
+        let (key, is_root) = (other.join("privkey.pem"), super::super::dir::ourselves().0 == 0);
+        certificate.targets[0].outputs[1].mode = 0o640;
+        certificate.targets[0].outputs[1].owner = is_root.then(|| "4711".to_owned());
+        let before = std::fs::metadata(&key).unwrap();
+        let target = &certificate.targets[0];
+        let done = store.reconcile(&certificate, target, &generation).unwrap();
+        assert_eq!(done, Reconciled::Attributes);
+        let after = std::fs::metadata(&key).unwrap();
+        assert_eq!((after.mode(), after.uid()), (before.mode(), before.uid()));
+        assert_eq!(mode(&theirs.join("privkey.pem")), 0o640);
+        let done = store.reconcile(&certificate, target, &generation).unwrap();
+        assert_eq!(done, Reconciled::Nothing);
+    }
+
+    #[test]
+    fn what_was_swapped_since_the_look_is_not_given_away() {
+        for which in 0..2 {
+            let place = fixture::place();
+            let store = place.store();
+            let folder = place.outputs().join("dir");
+            let layout = [Layout::Dir(folder.clone()), Layout::Links][which].clone();
+            let mut certificate = fixture::certificate(layout, &folder);
+            std::fs::create_dir(&folder).unwrap();
+            let (old, new) = (fixture::stage(&store), fixture::stage(&store));
+            let target = &certificate.targets[0];
+            let atomic = store.atomic_path(&certificate.name, target).unwrap();
+            store.install(&certificate, target, &old).unwrap();
+            let before = std::fs::read_link(atomic.join(DATA)).unwrap();
+            store.install(&certificate, target, &new).unwrap();
+            certificate.targets[0].outputs[1].mode = 0o640;
+            let target = &certificate.targets[0];
+            let key = &target.outputs[1].path;
+            let placed = store.place(&certificate, target, &Owners::default()).unwrap();
+            let contents = rendered(&store, &certificate, &new);
+            assert!(adjust(&atomic, &placed, &contents).unwrap());
+            assert_eq!(mode(key), 0o640);
+
+            // One of the other generations that are kept.
+            set_mode(key, 0o600);
+            std::fs::remove_file(atomic.join(DATA)).unwrap();
+            symlink(&before, atomic.join(DATA)).unwrap();
+            assert!(!adjust(&atomic, &placed, &contents).unwrap());
+            assert_eq!(mode(key), 0o600);
+        }
+    }
 }

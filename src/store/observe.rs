@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 use std::thread;
 
-use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use zeroize::Zeroizing;
 
@@ -418,7 +418,13 @@ pub(super) struct File<'a> {
     size: i64,
 }
 
-impl File<'_> {
+impl<'a> File<'a> {
+    /// An open file with what was seen of it, if it is a regular one
+    pub(super) fn of(fd: &'a OwnedFd, stat: &Stat) -> Option<Self> {
+        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        is_regular.then_some(Self { fd, size: stat.st_size })
+    }
+
     /// Whether it holds exactly these parts
     pub(super) fn holds(&self, parts: &[&[u8]]) -> Result<bool, String> {
         let length = parts.iter().map(|part| part.len()).sum();
