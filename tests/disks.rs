@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, chown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -12,7 +12,10 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use support::host::{Host, Layout, OUTPUTS, Output};
 use support::mounts::{Mount, inside};
+use support::pair::Pair;
+use support::pebble::pebble;
 use support::process::Daemon;
+use support::site::Site;
 use support::{PATIENCE, program, wait_until, write};
 
 const LAYOUTS: [Layout; 3] = [Layout::Links, Layout::Copies, Layout::Folder];
@@ -248,6 +251,38 @@ fn swapped_symlinks_lead_no_write_outside() {
     }
     let (runs, refused) = all;
     assert!(0 < refused && refused < runs, "{refused} of {runs} renewals saw a trap");
+}
+
+#[test]
+fn a_key_behind_somebody_elses_symlink_is_not_taken_over() {
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    site.configure("other: { names: [a.test], dir: TLS/other }");
+    site.renew();
+    let (other, folder) = (Pair::in_dir(&site.tls().join("other")), site.tls().join("site"));
+    std::fs::create_dir(&folder).unwrap();
+    chown(&folder, Some(NOBODY), Some(NOBODY)).unwrap();
+    let pair = site.pair();
+    let lead = |owner| {
+        for (from, to) in [(&pair.fullchain, &other.fullchain), (&pair.key, &other.key)] {
+            std::fs::remove_file(from).ok();
+            std::os::unix::fs::symlink(to, from).unwrap();
+            lchown(from, Some(owner), Some(owner)).unwrap();
+        }
+    };
+    site.configure(&format!(
+        "site: {{ names: [a.test], dir: {{ path: TLS/site, owner: \"{NOBODY}\" }} }}"
+    ));
+    lead(NOBODY);
+    let output = site.certkeep(&["renew"]).run();
+    assert_eq!(output.code, Some(1), "{output}");
+    assert!(output.stderr.contains(&format!("is a symlink of user {NOBODY}")), "{output}");
+    assert!(!site.state().join("certificates/site/generations/000001").exists(), "{output}");
+    // What root leads there is meant.
+    lead(0);
+    site.certkeep(&["renew"]).succeeds();
+    assert_eq!(ca.issued(), 1);
+    assert_eq!(std::fs::metadata(&pair.key).unwrap().uid(), NOBODY);
 }
 
 /// Let the outputs and their directories be the attacker's

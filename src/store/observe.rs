@@ -154,7 +154,8 @@ impl Store {
             }
             None if unread => {}
             None => {
-                observed.found = self.pair_in_outputs(certificate).map(|pair| Box::new(pair.leaf))
+                let pair = self.pair_in_outputs(certificate, owners);
+                observed.found = pair.map(|pair| Box::new(pair.leaf));
             }
         }
         observed

@@ -22,6 +22,36 @@ use super::label::Labels;
 /// When a directory belongs to somebody else or everybody may write it, or a symlink on the way
 /// was made by somebody else.
 pub(super) fn walk(path: &Path, owner: u32) -> Result<Dir, StoreError> {
+    let fd = match go(path, owner)? {
+        End::Directory(fd) => fd,
+        End::Entry(dir, name) => return Err(dir.error("open", name, Errno::NOTDIR)),
+    };
+    // What was opened by its path alone can be neither listed nor synced.
+    let listed = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = fs::openat(&fd, ".", listed, Mode::empty())
+        .map_err(|errno| StoreError::system("open", path, errno))?;
+    Ok(Dir::from_fd(fd, path.to_owned()))
+}
+
+/// Read a regular file at the end of a [`walk`], also one behind symlinks that it follows
+///
+/// # Errors
+/// As [`walk`], and when it cannot be read or is something else.
+pub(super) fn read(path: &Path, owner: u32) -> Result<Option<(Vec<u8>, Stat)>, StoreError> {
+    match go(path, owner)? {
+        End::Entry(dir, name) => dir.read(name),
+        End::Directory(_) => Err(StoreError::system("read", path, Errno::ISDIR)),
+    }
+}
+
+/// Where a walk ended
+enum End {
+    Directory(OwnedFd),
+    /// At what is neither a directory nor a symlink, and the directory that it is in
+    Entry(Dir, OsString),
+}
+
+fn go(path: &Path, owner: u32) -> Result<End, StoreError> {
     let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let root = || {
         fs::open("/", flags | OFlags::DIRECTORY, Mode::empty())
@@ -57,14 +87,11 @@ pub(super) fn walk(path: &Path, owner: u32) -> Result<Dir, StoreError> {
                 }
                 push_front(&mut ahead, &text);
             }
+            _ if ahead.is_empty() => return Ok(End::Entry(Dir::from_fd(fd, seen), name)),
             _ => return Err(StoreError::system("open", &here, Errno::NOTDIR)),
         }
     }
-    // What was opened by its path alone can be neither listed nor synced.
-    let listed = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = fs::openat(&fd, ".", listed, Mode::empty())
-        .map_err(|errno| StoreError::system("open", path, errno))?;
-    Ok(Dir::from_fd(fd, path.to_owned()))
+    Ok(End::Directory(fd))
 }
 
 fn push_front(ahead: &mut VecDeque<OsString>, path: &Path) {
