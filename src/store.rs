@@ -199,12 +199,16 @@ impl Store {
         self.ensure(&[CERTIFICATES, name.as_str()], 0o700)
     }
 
-    /// A directory below the state directory, every part made with this mode when it is missing
+    /// A directory below the state directory, every part with at least this mode, and made when it
+    /// is missing
     fn ensure(&self, parts: &[&str], mode: u32) -> Result<Dir, StoreError> {
         self.writable()?;
         let mut path = self.0.root.clone();
         path.extend(parts);
-        if let Some(dir) = Dir::find(&path)? {
+        // What others may enter is closed to them where a crash came before its mode.
+        if mode & 0o077 == 0
+            && let Some(dir) = Dir::find(&path)?
+        {
             return Ok(dir);
         }
         let mut dir = ensure_root(&self.0.root)?;
@@ -212,6 +216,15 @@ impl Store {
             dir = dir.ensure_child(part, mode)?;
         }
         Ok(dir)
+    }
+
+    /// The atomic directory of a target of `files:`, made when it is missing
+    fn ensure_deployed(
+        &self,
+        certificate: &CertName,
+        target: &TargetName,
+    ) -> Result<Dir, StoreError> {
+        self.ensure(&[DEPLOYED, certificate.as_str(), target.as_str()], 0o711)
     }
 
     /// The directory of an account, made when it is missing

@@ -3,7 +3,9 @@
 
 mod support;
 
+use std::ffi::OsString;
 use std::hash::{BuildHasher, RandomState};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,7 +14,7 @@ use rustix::process::Signal;
 use support::pair::Pair;
 use support::pebble::{Pebble, pebble};
 use support::site::Site;
-use support::{PATIENCE, wait_until};
+use support::{PATIENCE, program, wait_until};
 
 /// How often a renewal is killed
 fn rounds() -> usize {
@@ -122,6 +124,41 @@ fn a_first_issuance_killed_at_any_moment_places_one_order() {
         assert_eq!(issued, 1, "round {round}: {first}");
         // An order whose URL never arrived cannot be found again.
         assert!(ca.orders() - orders <= 2, "round {round}: {first}");
+    }
+}
+
+/// Under the mask of the units, a directory is closed until it is given its mode
+#[test]
+fn a_kill_before_a_directory_has_its_mode_closes_no_server_out() {
+    let ca = pebble().start();
+    let files =
+        "files: [{ path: TLS/x.pem, content: fullchain }, { path: TLS/x.key, content: key }]";
+    for (layout, made, beside) in [
+        (files, vec![("state/deployed/site", 0o711), ("state/deployed/site/default", 0o711)], 2),
+        ("dir: TLS/site", vec![("tls/site", 0o755)], 1),
+    ] {
+        for moment in 1.. {
+            assert!(moment < 100, "it sets modes without end");
+            let site = Site::new(&ca);
+            site.configure(&format!("site: {{ names: [a.test], {layout} }}"));
+            // strace counts each thread by itself: the one that installs is to be the first.
+            std::fs::create_dir_all(site.state().join("deployed")).unwrap();
+            let strike = format!("inject=fchmod:signal=KILL:when={moment}");
+            let strace = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fchmod", "-e", &strike];
+            let strace = [program("strace").into()].into_iter().chain(strace.map(OsString::from));
+            let first = site.certkeep_under(strace, &["renew"]).masked().run();
+            let story = format!("{layout}, mode {moment}: {first}");
+            site.certkeep(&["renew"]).masked().succeeds();
+            for (dir, mode) in &made {
+                let found = std::fs::metadata(site.path().join(dir)).unwrap().permissions().mode();
+                assert_eq!(found & 0o7777, *mode, "{dir}, {story}");
+            }
+            assert_eq!(std::fs::read_dir(site.tls()).unwrap().count(), beside, "{story}");
+            if first.code == Some(0) {
+                assert!(moment > made.len(), "only {story}");
+                break;
+            }
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::Store;
 use super::dir::{Attributes, DATA, Dir, random};
 use super::error::StoreError;
 use super::install::{Placed, common_owner, open_place, open_places};
@@ -25,7 +26,6 @@ use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::render::Bytes;
 use super::walk::{self, Held, Present};
-use super::{DEPLOYED, Store};
 use crate::config::{Certificate, Layout, Target};
 
 /// Switch a target to a generation
@@ -117,15 +117,12 @@ fn begin(
     target: &Target,
     placed: &[Placed<'_>],
 ) -> Result<Commit, StoreError> {
+    let tag = store.tag(&certificate.name);
     let atomic = match &target.layout {
-        Layout::Dir(path) => ensure_dir(path, common_owner(placed, path))?,
-        Layout::Links | Layout::Copy => {
-            let (name, target) = (certificate.name.as_str(), target.name.as_str());
-            store.ensure(&[DEPLOYED, name, target], 0o711)?
-        }
+        Layout::Dir(path) => ensure_dir(path, common_owner(placed, path), &tag)?,
+        Layout::Links | Layout::Copy => store.ensure_deployed(&certificate.name, &target.name)?,
     };
     let before = atomic.link_text(DATA)?;
-    let tag = store.tag(&certificate.name);
     let mut places = match &target.layout {
         Layout::Dir(_) => BTreeMap::new(),
         Layout::Links | Layout::Copy => open_places(placed)?,
@@ -135,7 +132,7 @@ fn begin(
 }
 
 /// The directory of `dir:`, of which the last part is made when it is missing
-fn ensure_dir(path: &Path, owner: u32) -> Result<Dir, StoreError> {
+fn ensure_dir(path: &Path, owner: u32, tag: &str) -> Result<Dir, StoreError> {
     match walk::walk(path, owner) {
         Err(error) if error.errno() == Some(Errno::NOENT) => {
             let (Some(parent), Some(name)) =
@@ -143,7 +140,7 @@ fn ensure_dir(path: &Path, owner: u32) -> Result<Dir, StoreError> {
             else {
                 return Err(error);
             };
-            let dir = open_place(parent, owner)?.ensure_child(name, 0o755)?;
+            let dir = open_place(parent, owner)?.put_child(name, tag, 0o755)?;
             walk::check(&dir, owner)?;
             Ok(dir)
         }

@@ -98,10 +98,17 @@ impl Dir {
         }
     }
 
-    /// Open a directory within, made with these permission bits when there is none
+    /// Open a directory of ours within, made when there is none, with at least these permission bits
     pub(super) fn ensure_child(&self, name: &str, mode: u32) -> Result<Self, StoreError> {
         match self.child(name)? {
-            Some(child) => Ok(child),
+            Some(child) => {
+                // A crash may have come between its making and its mode.
+                let present = child.attributes()?;
+                if present.mode & mode != mode && present.uid == ourselves().0 {
+                    child.set_mode(present.mode | mode)?;
+                }
+                Ok(child)
+            }
             None => match self.new_child_with(name, mode) {
                 Ok(child) => {
                     // The umask may have taken something away.
@@ -113,6 +120,50 @@ impl Dir {
                 Err(error) => Err(error),
             },
         }
+    }
+
+    /// Put a directory within that has these permission bits from the first, and open it, or the
+    /// one that somebody else put there meanwhile
+    pub(super) fn put_child(&self, name: &str, tag: &str, mode: u32) -> Result<Self, StoreError> {
+        let temporary = temporary_name(tag);
+        let put = self.new_child_with(&temporary, mode).and_then(|child| {
+            child.set_mode(mode)?;
+            self.rename_new(&temporary, name)?;
+            Ok(Self::from_fd(child.fd, self.join(name)))
+        });
+        match put {
+            Ok(child) => {
+                self.sync()?;
+                Ok(child)
+            }
+            Err(error) => {
+                drop(self.remove_tree(&temporary));
+                match (error.errno(), self.child(name)) {
+                    (Some(Errno::EXIST | Errno::NOTEMPTY), Ok(Some(child))) => Ok(child),
+                    _ => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Remove what [`Dir::put_child`] left in a crash, while nothing of this tag is being put here
+    pub(super) fn sweep_unborn(&self, tag: &str) -> Result<(), StoreError> {
+        for left in self.names()?.iter().filter(|name| is_temporary(name, tag)) {
+            // It is empty: a file of that tag may be what a journal speaks of.
+            fs::unlinkat(&self.fd, left, AtFlags::REMOVEDIR).ok();
+        }
+        Ok(())
+    }
+
+    /// Give a directory within a name that nothing has yet
+    pub(super) fn rename_new(&self, from: &str, to: &str) -> Result<(), StoreError> {
+        let renamed = fs::renameat_with(&self.fd, from, &self.fd, to, RenameFlags::NOREPLACE);
+        let renamed = renamed.or_else(|errno| match errno {
+            // Not every file system can refuse to replace; an empty directory is no loss.
+            Errno::INVAL => fs::renameat(&self.fd, from, &self.fd, to),
+            errno => Err(errno),
+        });
+        renamed.map_err(|errno| self.error("create", to, errno))
     }
 
     /// Make a directory within, private until its mode is set

@@ -2,9 +2,6 @@
 
 use std::ffi::OsStr;
 
-use rustix::fs::{self, RenameFlags};
-use rustix::io::Errno;
-
 use super::dir::{Attributes, Dir, temporary_name};
 use super::error::StoreError;
 use super::label::Labels;
@@ -73,18 +70,8 @@ impl Store {
         };
         let generation = Generation { meta, key: pair.key, chain: pair.chain };
         let temporary = temporary_name(OWN);
-        let built = build(&generations, &temporary, &generation).and_then(|()| {
-            let (to, flags) = (directory_name(number), RenameFlags::NOREPLACE);
-            fs::renameat_with(generations.fd(), &temporary, generations.fd(), &to, flags)
-                .or_else(|errno| match errno {
-                    // Not every file system can refuse to replace; an empty directory is no loss.
-                    Errno::INVAL => {
-                        fs::renameat(generations.fd(), &temporary, generations.fd(), &to)
-                    }
-                    errno => Err(errno),
-                })
-                .map_err(|errno| generations.error("create", &to, errno))
-        });
+        let built = build(&generations, &temporary, &generation)
+            .and_then(|()| generations.rename_new(&temporary, &directory_name(number)));
         if let Err(error) = built {
             drop(discard(&generations, temporary.as_ref()));
             return Err(error);

@@ -73,18 +73,27 @@ impl Store {
         for target in &certificate.targets {
             if let Layout::Links = target.layout {
                 let deployed = Dir::find(&self.deployed_path(&certificate.name, &target.name));
-                let sweep =
-                    |dir: Option<Dir>| dir.map_or(Ok(()), |d| atomic::sweep(&d, None, &tag));
-                note(deployed.and_then(sweep));
+                note(deployed.and_then(|found| match found {
+                    Some(_) => {
+                        let dir = self.ensure_deployed(&certificate.name, &target.name)?;
+                        atomic::sweep(&dir, None, &tag)
+                    }
+                    None => Ok(()),
+                }));
             }
             // What is refused here was never written to either.
             let Ok(placed) = self.place(certificate, target, &owners) else { continue };
             for directory in target.directories() {
-                match open_place(directory, common_owner(&placed, directory)) {
+                let owner = common_owner(&placed, directory);
+                match open_place(directory, owner) {
                     Ok(dir) if matches!(target.layout, Layout::Dir(_)) => {
                         note(atomic::sweep(&dir, None, &tag));
                     }
                     Ok(dir) => note(sweep(&dir, &tag)),
+                    Err(_) if matches!(target.layout, Layout::Dir(_)) => {
+                        let parent = directory.parent().and_then(|it| open_place(it, owner).ok());
+                        note(parent.map_or(Ok(()), |parent| parent.sweep_unborn(&tag)));
+                    }
                     Err(_) => {}
                 }
             }

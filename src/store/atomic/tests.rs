@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use super::*;
 use crate::config::{Content, Output};
 use crate::record::Generation;
+use crate::store::dir::temporary_name;
 use crate::store::fixture::{self, Place};
 use crate::store::pair;
 
@@ -183,6 +184,82 @@ fn the_layout_is_the_one_of_kubernetes() {
     store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
     let kept = Dir::find(&dir).unwrap().unwrap().names().unwrap();
     assert_eq!(kept.len(), 4, "{kept:?}");
+}
+
+#[test]
+fn a_way_that_a_crash_left_closed_is_open_again_after_the_next_start_or_switch() {
+    let place = fixture::place();
+    let certificate = fixture::certificate(Layout::Links, &place.outputs());
+    let target = &certificate.targets[0];
+    let atomic = place.store().deployed_path(&certificate.name, &target.name);
+    let way: Vec<_> = atomic.ancestors().take(3).collect();
+    let set_all = |mode| {
+        for dir in &way {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    let modes = || -> Vec<_> {
+        way.iter().map(|dir| std::fs::metadata(dir).unwrap().mode() & 0o7777).collect()
+    };
+    let generation = fixture::stage(&place.store());
+    std::fs::create_dir_all(&atomic).unwrap();
+    for (closed, open) in [(0o700, 0o711), (0o750, 0o751)] {
+        set_all(closed);
+        place.store().install(&certificate, target, &generation).unwrap();
+        assert_eq!(modes(), [open; 3]);
+
+        set_all(closed);
+        place.store().recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
+        assert_eq!(modes(), [open; 3]);
+        std::fs::remove_file(&target.outputs[0].path).unwrap();
+    }
+}
+
+#[test]
+fn a_directory_is_made_open_and_what_a_crash_left_of_it_goes() {
+    let place = fixture::place();
+    let store = place.store();
+    let dir = place.outputs().join("dir");
+    let certificate = fixture::certificate(Layout::Dir(dir.clone()), &dir);
+    let unfinished = |tag: &str| place.outputs().join(temporary_name(tag));
+    let tag = store.tag(&certificate.name);
+    let (left, foreign) = (unfinished(&tag), unfinished("00000000"));
+    for dir in [&left, &foreign] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    // Of a target of regular files, whose journal speaks of it.
+    let staged = unfinished(&tag);
+    put(&staged, "staged");
+    let generation = fixture::stage(&store);
+    store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
+    store.install(&certificate, &certificate.targets[0], &generation).unwrap();
+    assert_eq!(given(&certificate), wanted(&certificate, &generation));
+    assert_eq!(std::fs::metadata(&dir).unwrap().mode() & 0o7777, 0o755);
+    assert!(!left.exists() && foreign.exists() && staged.exists());
+    // Somebody else was faster.
+    let parent = Dir::find(&place.outputs()).unwrap().unwrap();
+    std::fs::remove_dir(foreign).unwrap();
+    std::fs::remove_file(staged).unwrap();
+    drop(parent.put_child("dir", "0", 0o700).unwrap());
+    assert_eq!(parent.names().unwrap(), ["dir"]);
+    assert_eq!(std::fs::metadata(&dir).unwrap().mode() & 0o7777, 0o755);
+}
+
+#[test]
+fn directories_of_one_certificate_are_made_beside_each_other() {
+    let place = fixture::place();
+    let (parent, here) = (place.outputs(), std::thread::available_parallelism().unwrap().get());
+    std::thread::scope(|scope| {
+        for thread in 0..here.max(4) {
+            let parent = Dir::find(&parent).unwrap().unwrap();
+            scope.spawn(move || {
+                for number in 0..50 {
+                    parent.put_child(&format!("{thread}-{number}"), "0", 0o755).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(std::fs::read_dir(&parent).unwrap().count(), here.max(4) * 50);
 }
 
 #[test]
