@@ -43,6 +43,31 @@ fn a_wrong_change_shows_in_the_status_until_it_is_put_right() {
 }
 
 #[test]
+fn every_wrong_change_is_told_and_told_again_to_who_asks() {
+    let manager = Manager::start(None);
+    manager.heard("READY=1");
+    let told = |mistake: &str, times: usize| {
+        wait_until(mistake, LONG, || {
+            (manager.agent.log().matches(mistake).count() == times).then_some(())
+        });
+    };
+    let good = configuration(&manager.folder);
+    for mistake in ["first_mistake", "second_mistake"] {
+        write(manager.configuration(), format!("{good}{mistake}: true\n"));
+        told(mistake, 1);
+    }
+    manager.agent.signal(Signal::HUP);
+    told("second_mistake", 2);
+    manager.configure();
+    told("the changed configuration is in force", 1);
+    let elsewhere = good.replace("/state\n", "/elsewhere\n");
+    write(manager.configuration(), elsewhere);
+    told("`state_dir` cannot change", 1);
+    manager.agent.signal(Signal::HUP);
+    told("`state_dir` cannot change", 2);
+}
+
+#[test]
 fn the_watchdog_is_fed_by_nothing_but_the_loop() {
     let manager = Manager::start(Some(Duration::from_millis(100)));
     for _ in 0..5 {

@@ -51,6 +51,13 @@ enum Wake {
     Tick,
 }
 
+/// Whether somebody waits for a word about the configuration
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Not,
+    Now,
+}
+
 impl Agent {
     /// Keep the certificates alive until told to stop
     ///
@@ -63,7 +70,7 @@ impl Agent {
         self.shared.tell(Event::Started { certificates });
         let mut told = Told::new(controls.systemd);
         let mut reading = Reading {
-            last: Some(Arc::clone(&self.config)),
+            last: Ok(Arc::clone(&self.config)),
             in_force: true,
             stamp: controls.config_stamp,
         };
@@ -84,13 +91,13 @@ impl Agent {
                 }
                 Wake::Changed(hint) => {
                     self.tell_hint(hint);
-                    self.take_over(&mut controls, &mut reading, &mut watch);
+                    self.take_over(&mut controls, &mut reading, &mut watch, Asked::Not);
                     self.look_again().await;
                     looked_at = self.shared.now();
                 }
                 Wake::Reload => {
                     told.reloading();
-                    self.take_over(&mut controls, &mut reading, &mut watch);
+                    self.take_over(&mut controls, &mut reading, &mut watch, Asked::Now);
                     self.look_again().await;
                     looked_at = self.shared.now();
                     told.reloaded();
@@ -104,7 +111,7 @@ impl Agent {
                             refreshed_at = now;
                         }
                         if reading.is_outdated(&controls.config_path) {
-                            self.take_over(&mut controls, &mut reading, &mut watch);
+                            self.take_over(&mut controls, &mut reading, &mut watch, Asked::Not);
                         }
                         self.look_again().await;
                         looked_at = now;
@@ -179,33 +186,38 @@ impl Agent {
     }
 
     /// Take a changed configuration over whole, or refuse it whole
-    fn take_over(&mut self, controls: &mut Controls, reading: &mut Reading, watch: &mut Watch) {
+    fn take_over(
+        &mut self,
+        controls: &mut Controls,
+        reading: &mut Reading,
+        watch: &mut Watch,
+        asked: Asked,
+    ) {
         // Before it is read: what changes meanwhile is read again.
         reading.stamp = FileStamp::of(&controls.config_path);
-        match (controls.read_config)() {
-            Ok(config) if reading.last.as_deref() == Some(&config) => {}
+        let read = (controls.read_config)().map(Arc::new);
+        // Who asks and is refused gets an answer each time.
+        if read == reading.last && (reading.in_force || asked == Asked::Not) {
+            return;
+        }
+        let taken = match &read {
             Ok(config) if config.state_dir != self.config.state_dir => {
-                let errors = vec!["`state_dir` cannot change while running: restart".to_owned()];
-                self.shared.tell(Event::ConfigurationRefused { errors });
-                reading.last = Some(Arc::new(config));
-                reading.in_force = false;
+                Err(vec!["`state_dir` cannot change while running: restart".to_owned()])
             }
+            read => read.clone(),
+        };
+        reading.last = read;
+        reading.in_force = taken.is_ok();
+        match taken {
             Ok(config) => {
                 let certificates = config.certificates.len();
-                self.config = Arc::new(config);
+                self.config = config;
                 self.stamps = Stamps::default();
                 self.plan = None;
-                reading.last = Some(Arc::clone(&self.config));
-                reading.in_force = true;
                 watch.retarget(self.watched(controls.config_path.clone()));
                 self.shared.tell(Event::ConfigurationAccepted { certificates });
             }
-            Err(errors) => {
-                reading.in_force = false;
-                if reading.last.take().is_some() {
-                    self.shared.tell(Event::ConfigurationRefused { errors });
-                }
-            }
+            Err(errors) => self.shared.tell(Event::ConfigurationRefused { errors }),
         }
     }
 
@@ -242,8 +254,8 @@ impl Agent {
 
 /// What the configuration file held at the latest look
 struct Reading {
-    /// Nothing when it was wrong
-    last: Option<Arc<Config>>,
+    /// It, or every mistake in it
+    last: Result<Arc<Config>, Vec<String>>,
     /// Whether the agent works by it
     in_force: bool,
     /// The file then, as far as it could be seen
