@@ -74,8 +74,8 @@ use context::HookEvent;
 
 /// Say whether a target could be checked and reloaded at all, without doing either
 ///
-/// For the time before an order: a command that is missing, or that others could change, or a
-/// socket that is not there, is found before the CA is asked.
+/// For the time before an order: a command that is missing, or that others could change, a socket
+/// or a user that is not there, is found before the CA is asked.
 ///
 /// # Errors
 /// Names the path and what to do about it.
@@ -114,7 +114,8 @@ pub fn preflight(target: &Target) -> Result<(), Failure> {
         }
         Some(Reload::Http(call)) => http::preflight(call),
         Some(Reload::Trigger(path)) => trigger::preflight(path, Step::Prepare),
-        Some(Reload::Signal { .. } | Reload::Systemd { .. }) | None => Ok(()),
+        Some(Reload::Signal { process, .. }) => signal::preflight(process),
+        Some(Reload::Systemd { .. }) | None => Ok(()),
     }
 }
 

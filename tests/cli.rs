@@ -7,6 +7,7 @@ mod support;
 
 use std::io::{BufRead as _, BufReader};
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -15,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use support::mounts::{Mount, inside};
 use support::{folder, free_port, program, read, write};
 
 #[test]
@@ -85,6 +87,53 @@ fn a_configuration_beside_the_user_is_found_with_all_that_it_names() {
 }
 
 #[test]
+fn a_check_finds_a_unit_a_user_and_roots_that_are_not_there() {
+    if !inside("a_check_finds_a_unit_a_user_and_roots_that_are_not_there") {
+        return;
+    }
+    let host = Host::new();
+    let systemd = |answer: &str| {
+        let program = host.path().join("systemctl");
+        write(&program, format!("#!/bin/sh\n{answer}\n"));
+        std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        Mount::bind(&program, Path::new("/bin/systemctl"))
+    };
+    let wrong = [
+        "deploy: { reload: { systemd: ngnix.service } }",
+        "deploy: { reload: { signal: { name: HUP, process: server, user: nosuchuser } } }",
+        "gate: { roots: /nonexistent/roots.pem }",
+        "gate: { roots: empty.pem }",
+    ];
+    let one = host.configuration();
+    let (before, site) = one.split_once("  site:\n").unwrap();
+    let sites = wrong.iter().enumerate().map(|(number, wrong)| {
+        let site = site.replace("dir: tls", &format!("dir: tls{number}"));
+        format!("  site{number}:\n{site}    {wrong}\n")
+    });
+    host.write("certkeep.yaml", &format!("{before}{}", sites.collect::<String>()));
+    host.write("empty.pem", "none\n");
+    let known = systemd("test \"$*\" = 'show -P LoadState -- ngnix.service' && echo not-found");
+    let output = host.certkeep(&["check", "--offline"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for said in [
+        "error: certificates.site0.deploy.reload: systemd knows no unit `ngnix.service`",
+        "error: certificates.site1.deploy: /etc/passwd has no user `nosuchuser`",
+        "error: certificates.site2.gate.roots: the roots in /nonexistent/roots.pem cannot be used",
+        "empty.pem cannot be used: holds no certificate",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+    drop(known);
+    for answer in ["echo loaded", "echo not-found; exit 1", "exit 1"] {
+        let _systemd = systemd(answer);
+        let output = host.certkeep(&["check", "--offline"]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(!text.contains("ngnix"), "{answer}: {text}");
+    }
+}
+
+#[test]
 fn who_may_not_look_is_told_so() {
     if !rustix::process::geteuid().is_root() {
         return;
@@ -93,8 +142,7 @@ fn who_may_not_look_is_told_so() {
     let ca = host.ca();
     host.well(&["renew"]);
     drop(ca);
-    std::fs::set_permissions(host.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
+    std::fs::set_permissions(host.path(), PermissionsExt::from_mode(0o755)).unwrap();
     // The build's directory may be closed to others, so the binary comes along.
     let program = host.path().join("certkeep");
     std::fs::copy(env!("CARGO_BIN_EXE_certkeep"), &program).unwrap();

@@ -1,17 +1,19 @@
 //! `certkeep check`: everything that would make a renewal fail, found before it does.
 
 use std::collections::HashSet;
+use std::path::Path;
 
 use clap::Args;
 
 use crate::agent::{Shared, account_id};
 use crate::cli::finding::{self, Finding};
 use crate::cli::{Context, Exit, Stop, rights, setup};
-use crate::config::{Certificate, ChallengeMethod, Config, Issuer};
+use crate::config::{Certificate, ChallengeMethod, Config, Issuer, Reload};
 use crate::deploy;
 use crate::failure::{Failure, Step};
+use crate::pem;
 use crate::store::Store;
-use crate::text::Count;
+use crate::text::{Count, External};
 
 /// Look for everything that would make a renewal fail
 #[derive(Debug, Args)]
@@ -36,6 +38,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         targets(&mut findings, store.as_ref(), certificate);
     }
     let runtime = setup::runtime()?;
+    runtime.block_on(units(&mut findings, &config));
     runtime.block_on(challenges(&mut findings, context, &config))?;
     if store.is_some() && !arguments.offline {
         runtime.block_on(async {
@@ -56,6 +59,8 @@ fn targets(findings: &mut Vec<Finding>, store: Option<&Store>, certificate: &Cer
     for error in store.map(|store| store.faults(certificate)).unwrap_or_default() {
         findings.push(Finding::error(&about, &error.failure(Step::Prepare)));
     }
+    let roots = store.zip(certificate.gate.roots.as_deref());
+    findings.extend(roots.and_then(|(store, path)| roots_in(&about, store, path)));
     for target in &certificate.targets {
         if let Err(failure) = deploy::preflight(target) {
             findings.push(Finding::error(format!("{about}.deploy"), &failure));
@@ -72,6 +77,34 @@ fn targets(findings: &mut Vec<Finding>, store: Option<&Store>, certificate: &Cer
                     proposed.unwrap_or_default()
                 ),
             ));
+        }
+    }
+}
+
+/// Whether the gate will find roots where it looks for them
+fn roots_in(about: &str, store: &Store, path: &Path) -> Option<Finding> {
+    let read = store.read_public(path).map_err(|error| error.to_string());
+    let found = read.and_then(|bytes| pem::certificates(&bytes).map_err(|it| it.to_string()));
+    let why = found.err()?;
+    let shown = External::new(path.to_string_lossy());
+    Some(Finding::wrong(
+        format!("{about}.gate.roots"),
+        format!("the roots in {shown} cannot be used: {why}"),
+        "put PEM certificates there, or name another file",
+    ))
+}
+
+/// Ask systemd about each unit, once
+async fn units(findings: &mut Vec<Finding>, config: &Config) {
+    let mut asked = HashSet::new();
+    for certificate in config.certificates.values() {
+        for target in &certificate.targets {
+            if let Some(Reload::Systemd { unit, .. }) = &target.reload
+                && asked.insert(unit)
+            {
+                let about = format!("certificates.{}.deploy.reload", certificate.name);
+                findings.extend(rights::unit(&about, unit).await);
+            }
         }
     }
 }

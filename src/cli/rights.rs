@@ -1,10 +1,14 @@
-//! What this user may not do to servers: found by `check`, before a reload needs it.
+//! What this user may not or cannot do to servers: found by `check`, before a reload needs it.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, geteuid, test_kill_process};
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::cli::finding::Finding;
 use crate::config::{Process, Reload};
@@ -90,6 +94,28 @@ fn unit_of(about: &str, unit: &str) -> Option<Finding> {
     );
     Some(Finding::info(about, message))
 }
+
+/// Whether systemd knows a unit; where it does not answer, that is not known
+pub(crate) async fn unit(about: &str, unit: &str) -> Option<Finding> {
+    let asked = Command::new("/bin/systemctl")
+        .args(["show", "-P", "LoadState", "--", unit])
+        .env_clear()
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let answer = timeout(PATIENCE, asked).await.ok()?.ok()?;
+    if !answer.status.success() || answer.stdout.trim_ascii() != b"not-found" {
+        return None;
+    }
+    Some(Finding::wrong(
+        about,
+        format!("systemd knows no unit `{}`", unit.escape_debug()),
+        "name the server's unit as `systemctl list-units` shows it",
+    ))
+}
+
+/// How long systemd may take to answer
+const PATIENCE: Duration = Duration::from_secs(5);
 
 const ELSEWHERE: &str = "run certkeep as root, or let the reload touch a file that a path unit of \
                          systemd waits for, as systemd/README.md shows";

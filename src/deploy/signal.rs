@@ -27,6 +27,16 @@ pub(super) async fn send(signal: Signal, process: &Process) -> Result<(), Failur
     sent.await.map_err(died)?
 }
 
+/// Say whether the user is known that the process is to run as
+pub(super) fn preflight(process: &Process) -> Result<(), Failure> {
+    match process {
+        Process::PidFile(_) => Ok(()),
+        Process::Name { user, cgroup, .. } => Filter::new(user.as_deref(), cgroup.as_deref())
+            .map(drop)
+            .map_err(|failure| Failure { step: Step::Prepare, ..failure }),
+    }
+}
+
 fn send_to_pid_file(signal: Signal, path: &Path) -> Result<(), Failure> {
     let shown = path.display();
     let file = match read_pid_file(path) {
