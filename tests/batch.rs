@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use certkeep::config::Config;
 use certkeep::name::CertName;
 use certkeep::store::Store;
+use rustix::process::Signal;
 use support::pebble::{Pebble, pebble};
 use support::site::Site;
 use support::{PATIENCE, program, wait_until};
@@ -131,6 +132,31 @@ fn a_server_that_somebody_broke_keeps_no_other_back_that_is_loaded_with_it() {
     said.says(&["its configuration is broken, whatever the certificate"]);
     assert_eq!(host.site.state_of("b"), "live", "{said}");
     assert_eq!(host.site.state_of("a"), "staged", "{said}");
+}
+
+/// A hundred are deployed at once, and then the rest.
+#[test]
+fn a_deployment_that_is_interrupted_begins_with_no_further_certificates() {
+    let names: Vec<_> = (0..101).map(|number| format!("site{number:03}")).collect();
+    let host = Host::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    host.site.renew();
+    let before = host.reloads();
+    let held = host.site.path().join("held");
+    support::write(&held, "");
+    let wait = format!("while [ -e {} ]; do sleep 0.1; done", held.display());
+    host.script("reload", &format!("echo reload >> {}\n{wait}", host.log().display()));
+    let mut deployment = host.site.start(&["deploy"]);
+    wait_until("the first reload", PATIENCE, || (host.reloads() > before).then_some(()));
+    deployment.signal(Signal::TERM);
+    wait_until("the signal is heard", PATIENCE, || {
+        deployment.log().contains("brought to its end").then_some(())
+    });
+    std::fs::remove_file(&held).unwrap();
+    let ended = deployment.wait(PATIENCE);
+    let said = deployment.log();
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(said.contains("stopped by SIGTERM; what it had not begun"), "{said}");
+    assert_eq!(host.reloads(), before + 1, "{said}");
 }
 
 /// While a check looks at the files of one certificate, none of another come in.

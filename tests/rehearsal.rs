@@ -228,6 +228,34 @@ fn a_deployment_is_rehearsed_at_each_target_with_what_is_there() {
 }
 
 #[test]
+fn a_rehearsal_that_is_interrupted_begins_no_further_target() {
+    let (_real, _staging, site) = both();
+    let (home, held) = (site.path().display(), site.path().join("held"));
+    let script = "echo $1 >> $0/trace; while [ -e $0/held ]; do sleep 0.1; done";
+    let target = |name: &str| {
+        let check = format!("check: [sh, -c, '{script}', {home}, {name}]");
+        format!("{{ name: {name}, dir: TLS/{name}, deploy: {{ {check} }} }}")
+    };
+    let (first, second) = (target("first"), target("second"));
+    site.configure(&format!("site: {{ names: [a.test], targets: [{first}, {second}] }}"));
+    site.renew();
+    write(&held, "");
+    let mut rehearsal = site.start(&["deploy", "--test"]);
+    wait_until("the first check", PATIENCE, || (trace(&site).len() == 3).then_some(()));
+    rehearsal.signal(Signal::TERM);
+    wait_until("the signal is heard", PATIENCE, || {
+        rehearsal.log().contains("brought to its end").then_some(())
+    });
+    std::fs::remove_file(&held).unwrap();
+    let ended = rehearsal.wait(PATIENCE);
+    let said = rehearsal.log();
+    assert_eq!(ended.code(), Some(1), "{said}");
+    assert!(said.contains("site (first): works") && !said.contains("site (second)"), "{said}");
+    assert!(said.contains("stopped by SIGTERM; what it had not begun"), "{said}");
+    assert_eq!(trace(&site).len(), 3, "{said}");
+}
+
+#[test]
 fn the_first_deployment_is_rehearsed_with_what_another_client_left() {
     let (real, _staging, site) = both();
     let pair = site.pair();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::agent::{self, Shared};
-use crate::cli::attend::attended;
+use crate::cli::attend::{Stopped, attended};
 use crate::cli::{Context, Exit, Stop, plan, setup};
 use crate::config::Config;
 use crate::event::Event;
@@ -34,18 +34,31 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     if arguments.test {
         return rehearse(context, &config);
     }
-    let (elsewhere, failed) = setup::runtime()?.block_on(async {
+    let ((elsewhere, failed), stopped) = setup::runtime()?.block_on(async {
         let shared = setup::shared(context, &config)?;
-        attended(context, shared, async |shared| deploy_all(shared, &config).await).await
+        let work = async |shared: &_, stopped: &_| deploy_all(shared, &config, stopped).await;
+        attended(context, shared, work).await
     })?;
     let report = plan::observe(context, &config, Request::None);
     plan::print(context, &report, Report::status)?;
-    conclude(&report, elsewhere, failed)
+    match stopped {
+        Some(by) => Err(early(by, "what it had not begun is as it was")),
+        None => conclude(&report, elsewhere, failed),
+    }
+}
+
+/// Why it did not come to its end
+fn early(by: &str, rest: &str) -> Stop {
+    Stop::new(Exit::Failed, format!("stopped by {by}; {rest}"))
 }
 
 /// Deploy what each certificate has; gives those that another process works on, and those that
 /// could not be looked at
-async fn deploy_all(shared: &Shared, config: &Config) -> Result<(Names, Names), Stop> {
+async fn deploy_all(
+    shared: &Shared,
+    config: &Config,
+    stopped: &Stopped,
+) -> Result<(Names, Names), Stop> {
     let _at_work = shared.at_work().await?;
     let (mut elsewhere, mut failed) = (Names::new(), Names::new());
     let all: Vec<_> = config.certificates.values().cloned().map(Arc::new).collect();
@@ -78,6 +91,9 @@ async fn deploy_all(shared: &Shared, config: &Config) -> Result<(Names, Names), 
                 }
                 None => warn("there is no certificate to deploy yet".to_owned()),
             }
+        }
+        if stopped.by().is_some() {
+            break;
         }
         agent::deploy(shared, due).await;
     }
@@ -127,9 +143,10 @@ struct RehearsedTarget {
 }
 
 fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
-    let targets = setup::runtime()?.block_on(async {
+    let (targets, stopped) = setup::runtime()?.block_on(async {
         let shared = setup::shared(context, config)?;
-        attended(context, shared, async |shared| rehearse_all(shared, config).await).await
+        let work = async |shared: &_, stopped: &_| rehearse_all(shared, config, stopped).await;
+        attended(context, shared, work).await
     })?;
     let well = targets.iter().all(|target| target.failure.is_none());
     if context.json {
@@ -149,10 +166,18 @@ fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
             context.print(&format!("{} ({}): {outcome}\n", target.certificate, target.target))?;
         }
     }
-    Ok(if well { Exit::Well } else { Exit::Failed })
+    match stopped {
+        Some(by) => Err(early(by, "what it had not begun is not rehearsed")),
+        None if well => Ok(Exit::Well),
+        None => Ok(Exit::Failed),
+    }
 }
 
-async fn rehearse_all(shared: &Shared, config: &Config) -> Result<Vec<RehearsedTarget>, Stop> {
+async fn rehearse_all(
+    shared: &Shared,
+    config: &Config,
+    stopped: &Stopped,
+) -> Result<Vec<RehearsedTarget>, Stop> {
     let _at_work = shared.at_work().await?;
     let mut rehearsed = Vec::new();
     for certificate in config.certificates.values() {
@@ -161,6 +186,9 @@ async fn rehearse_all(shared: &Shared, config: &Config) -> Result<Vec<RehearsedT
             return Err(held(&certificate.name));
         };
         for target in &certificate.targets {
+            if stopped.by().is_some() {
+                return Ok(rehearsed);
+            }
             let outcome = agent::rehearse(shared, certificate, target).await;
             rehearsed.push(RehearsedTarget {
                 certificate: certificate.name.clone(),

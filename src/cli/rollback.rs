@@ -49,7 +49,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     let names: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
     setup::runtime()?.block_on(async {
         let shared = setup::shared(context, &config)?;
-        attended(context, shared, async |shared| {
+        attended(context, shared, async |shared, _| {
             go_back(shared, certificate, &targets, arguments).await
         })
         .await
