@@ -244,6 +244,8 @@ fn a_port_that_is_held_is_a_finding_unless_it_is_held_for_us() {
     // Whose it is another user cannot see.
     let said = member(&site, &["check", "--offline"]).succeeds();
     said.says(&["info: certificates.site.challenge: port", "right if it is systemd's"]);
+    let said = member(&site, &["renew"]).exits(1);
+    said.says(&["a process that certkeep may not look at", "`systemctl list-sockets` tells"]);
     site.lose_state();
     let check = || site.certkeep(&["check", "--offline"]);
     check().exits(1).says(&["certificates.site.challenge: port", "is held by"]);

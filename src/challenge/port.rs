@@ -50,7 +50,8 @@ pub(super) fn trial(address: SocketAddr) -> Result<Option<External>, Failure> {
         Some(Holder::Process { id: 1, .. }) => Ok(None),
         Some(Holder::Process { name, .. }) if name == "certkeep" => Ok(None),
         Some(holder @ Holder::Hidden) => Ok(Some(External::new(format!(
-            "port {} is held by {holder}: right if it is systemd's, for a socket unit",
+            "port {} is held by {holder}: right if it is systemd's, for a socket unit, as \
+             `systemctl list-sockets` tells",
             address.port()
         )))),
         _ => Err(failure(address, &error)),
@@ -64,6 +65,11 @@ pub(super) fn failure(address: SocketAddr, error: &io::Error) -> Failure {
         Some(Errno::ADDRINUSE) => {
             let holder = holder(port);
             let advice = match &holder {
+                Some(Holder::Hidden) => {
+                    "if it is a web server, let it answer from a `webroot`, or listen on another \
+                     port and have it pass /.well-known/acme-challenge/ on; it may also be a \
+                     socket unit, as `systemctl list-sockets` tells"
+                }
                 Some(Holder::Process { id: 1, .. }) => {
                     "that is a socket unit, which hands it to its own service alone: let that \
                      service renew, or stop the socket unit meanwhile"
