@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, linkat, openat, unlinkat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, linkat, openat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -111,7 +111,7 @@ impl Placed {
                     self.file = Some(file);
                     return Ok(());
                 }
-                Err(Errno::EXIST) => return self.settle(directory.as_fd(), content),
+                Err(Errno::EXIST) => return self.settle(path, directory.as_fd(), content),
                 // No /proc, or a file system that makes no links.
                 Err(_) => {}
             }
@@ -119,7 +119,7 @@ impl Placed {
         self.record(path, None, journal)?;
         let file = match beneath::named(directory.as_fd(), self.token.as_str()) {
             Ok(file) => file,
-            Err(Errno::EXIST) => return self.settle(directory.as_fd(), content),
+            Err(Errno::EXIST) => return self.settle(path, directory.as_fd(), content),
             Err(error) => return Err(writing(error)),
         };
         // From here on, dropping `self` removes it.
@@ -129,22 +129,37 @@ impl Placed {
     }
 
     /// Take what is there under our name already, if it says the same; it is not ours though
-    fn settle(&mut self, directory: BorrowedFd<'_>, content: &[u8]) -> Result<(), Trouble> {
+    ///
+    /// [`Errno::AGAIN`] when a process of ours that died had not finished it: it is gone.
+    fn settle(
+        &mut self,
+        path: &Path,
+        directory: BorrowedFd<'_>,
+        content: &[u8],
+    ) -> Result<(), Trouble> {
         self.inode = None;
         if let Some(entry) = self.entry.take() {
             entry.forget().map_err(Trouble::Journal)?;
         }
-        let same = || -> io::Result<bool> {
+        let look = || -> io::Result<(Stat, Vec<u8>)> {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let file = openat(directory, self.token.as_str(), flags, Mode::empty())?;
-            let mut found = Vec::new();
-            if FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile {
+            let (stat, mut found) = (fstat(&file)?, Vec::new());
+            if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
                 let limit = u64::try_from(content.len()).unwrap_or(u64::MAX).saturating_add(1);
                 File::from(file).take(limit).read_to_end(&mut found)?;
             }
-            Ok(found == content)
+            Ok((stat, found))
         };
-        if same().unwrap_or(false) { Ok(()) } else { Err(Trouble::InTheWay) }
+        match look() {
+            Ok((stat, _)) if is_unfinished(&stat) => {
+                remove(&self.webroot, &self.token, (stat.st_dev, stat.st_ino))
+                    .map_err(|error| Trouble::Io("remove an unfinished challenge", error))?;
+                Err(Trouble::Io("write the challenge", Errno::AGAIN))
+            }
+            Ok((_, found)) if found == content => Ok(()),
+            _ => Err(Trouble::InTheWay(path.to_owned())),
+        }
     }
 
     fn record(
@@ -246,6 +261,12 @@ fn remove(webroot: &Path, token: &Token, ours: (u64, u64)) -> Result<(), Errno> 
     }
 }
 
+/// Whether this is a file of ours as [`beneath::named`] makes it, to which nobody gave its mode yet
+fn is_unfinished(stat: &Stat) -> bool {
+    let closed = FileType::RegularFile.as_raw_mode() | 0o600;
+    stat.st_mode == closed && stat.st_nlink == 1 && stat.st_uid == geteuid().as_raw()
+}
+
 fn inode(file: &OwnedFd) -> Result<(u64, u64), Errno> {
     fstat(file).map(|stat| (stat.st_dev, stat.st_ino))
 }
@@ -259,7 +280,7 @@ fn challenges(webroot: &Path) -> PathBuf {
 /// Why a challenge could not be placed
 #[derive(Debug)]
 enum Trouble {
-    InTheWay,
+    InTheWay(PathBuf),
     Io(&'static str, Errno),
     Journal(io::Error),
     NotADirectory(PathBuf),
@@ -272,9 +293,9 @@ impl Trouble {
         let step = Step::Authorize;
         let webroot = webroot.display();
         match self {
-            Self::InTheWay => Failure::retry(
+            Self::InTheWay(path) => Failure::retry(
                 step,
-                format!("a file that is not ours has the challenge's name below {webroot}"),
+                format!("{} has the challenge's name and is not ours", path.display()),
             ),
             Self::Io(what, error @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) => {
                 Failure::needs_operator(

@@ -124,6 +124,24 @@ fn under_a_tight_umask() {
     everybody_can_read_the_challenge_until_it_is_withdrawn();
 }
 
+/// What a process leaves that dies before its file is whole, and told nobody which file it is
+#[test]
+fn an_unfinished_challenge_of_ours_is_written_anew() {
+    let webroot = tempfile::tempdir().unwrap();
+    let path = file(&webroot, TOKEN);
+    let whole = challenge(TOKEN).key_authorization;
+    for left in ["", &whole[..20], &whole] {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, left).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        let placed = put(&webroot, TOKEN, &Arc::default()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+        assert_eq!(mode(&path), 0o644);
+        placed.withdraw().unwrap();
+        assert!(!path.exists(), "{left:?}");
+    }
+}
+
 /// Without /proc, a file without a name cannot be given one: it is created under its name
 #[test]
 fn a_system_without_unnamed_files_will_do() {
@@ -134,11 +152,12 @@ fn a_system_without_unnamed_files_will_do() {
         .args([
             "--exact",
             "challenge::webroot::tests::everybody_can_read_the_challenge_until_it_is_withdrawn",
+            "challenge::webroot::tests::an_unfinished_challenge_of_ours_is_written_anew",
         ])
         .output()
         .unwrap();
     let shown = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && shown.contains("1 passed"), "{shown} {output:?}");
+    assert!(output.status.success() && shown.contains("2 passed"), "{shown} {output:?}");
 }
 
 #[test]
@@ -196,8 +215,21 @@ fn a_foreign_file_under_our_name_is_not_touched() {
     let path = file(&webroot, TOKEN);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "theirs").unwrap();
+    let failure = put(&webroot, TOKEN, &Arc::default()).unwrap_err();
+    assert!(failure.summary.as_str().contains(path.to_str().unwrap()), "{failure}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+
+    // Closed to others like an unfinished one of ours, which has no other name, and no other owner.
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    let second = path.with_extension("second");
+    fs::hard_link(&path, &second).unwrap();
     put(&webroot, TOKEN, &Arc::default()).unwrap_err();
     assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+    fs::remove_file(second).unwrap();
+    if std::os::unix::fs::chown(&path, Some(4711), None).is_ok() {
+        put(&webroot, TOKEN, &Arc::default()).unwrap_err();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "theirs");
+    }
 
     // The same answer under the same name serves, and stays.
     fs::remove_file(&path).unwrap();
