@@ -56,6 +56,17 @@ fn every_key_of_the_configuration_has_a_row_and_every_row_a_key() {
 }
 
 #[test]
+fn the_page_that_the_units_name_is_installed() {
+    let unit = std::fs::read_to_string(root().join("systemd/certkeep.service")).unwrap();
+    assert!(unit.contains("Documentation=man:certkeep(1)"), "{unit}");
+    for (file, heading) in [("README.md", "## Install"), ("systemd/README.md", "## The agent")] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let written = section(&text, heading).contains("certkeep man > /usr/local/share/man/man1/");
+        assert!(written, "{file}");
+    }
+}
+
+#[test]
 fn every_command_has_a_row() {
     let readme = readme();
     let table = section(&readme, "## Commands");
