@@ -16,6 +16,7 @@ use crate::log::{Format, Log};
 use crate::name::{CertName, IssuerName};
 use crate::report;
 use crate::systemd::is_journal;
+use crate::text::fitting;
 use crate::time::Clock;
 
 mod account;
@@ -41,7 +42,7 @@ mod verify_backup;
 /// Keeps TLS certificates alive: renews them over ACME, swaps the files in one rename, reloads
 /// the servers, and proves by a handshake that they serve the new certificate
 #[derive(Debug, Parser)]
-#[command(name = "certkeep", version, max_term_width = 100)]
+#[command(name = "certkeep", version, max_term_width = 80)]
 #[command(arg_required_else_help = true, after_help = EXIT_CODES)]
 pub struct Arguments {
     /// The configuration file
@@ -290,8 +291,12 @@ impl Context {
         if self.json {
             return self.print_json(&Told { version: report::VERSION, message, hint });
         }
-        let hint = hint.map(|hint| format!("  hint: {hint}\n")).unwrap_or_default();
-        self.print(&format!("{message}\n{hint}"))
+        let mut text = String::new();
+        fitting(&mut text, 4, message);
+        if let Some(hint) = hint {
+            fitting(&mut text, 4, &format!("  hint: {hint}"));
+        }
+        self.print(&text)
     }
 
     /// A function that logs events

@@ -2,14 +2,12 @@
 
 mod generations;
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use crate::failure::{Failure, FailureClass};
 use crate::name::{CertName, Identifier, TargetName};
 use crate::plan::{Action, Decision, DeployReason, HeldBack, Observed, Plan, Snapshot, State};
-use crate::text::{Count, External};
+use crate::text::{Count, External, fitting};
 use crate::time::{Rough, Timestamp};
 
 pub use generations::{GenerationReport, Generations, Use, UseState};
@@ -151,7 +149,8 @@ impl Report {
         let mut text = String::new();
         self.clock_line(&mut text);
         let width = self.name_width();
-        line(&mut text, format_args!("{:width$}  {:<16}  {:<8}  NEXT", "NAME", "STATE", "LEFT"));
+        let (name, state, left) = ("NAME", "STATE", "LEFT");
+        fitting(&mut text, 0, &format!("{name:width$}  {state:<16}  {left:<8}  NEXT"));
         for certificate in &self.certificates {
             let left = certificate.not_after.map_or_else(
                 || "-".to_owned(),
@@ -160,15 +159,10 @@ impl Report {
                     false => Rough(end.since(self.now)).to_string(),
                 },
             );
-            line(
-                &mut text,
-                format_args!(
-                    "{:width$}  {:<16}  {left:<8}  {}",
-                    certificate.name.as_str(),
-                    certificate.state_text(),
-                    certificate.next_text(self.now),
-                ),
-            );
+            let (name, state) = (certificate.name.as_str(), certificate.state_text());
+            let next = certificate.next_text(self.now);
+            let row = format!("{name:width$}  {state:<16}  {left:<8}  {next}");
+            fitting(&mut text, DETAILS, &row);
             certificate.details(&mut text);
         }
         text
@@ -182,17 +176,15 @@ impl Report {
         for certificate in self.certificates.iter().filter(|c| !c.is_well()) {
             let (name, state) = (certificate.name.as_str(), certificate.state_text());
             let next = certificate.next_text(self.now);
-            line(&mut text, format_args!("{name:width$}  {state:<16}  {next}"));
+            fitting(&mut text, DETAILS, &format!("{name:width$}  {state:<16}  {next}"));
             certificate.details(&mut text);
         }
         let all = self.certificates.len();
         let well = self.certificates.iter().filter(|c| c.is_well()).count();
         let soonest = self.certificates.iter().filter(|c| c.is_well()).map(|c| c.renew_at).min();
         let next = soonest.map(|at| format!(", the next is due in {}", Rough(at.since(self.now))));
-        line(
-            &mut text,
-            format_args!("{well} of {all} certificates live{}", next.unwrap_or_default()),
-        );
+        let next = next.unwrap_or_default();
+        fitting(&mut text, 0, &format!("{well} of {all} certificates live{next}"));
         text
     }
 
@@ -202,27 +194,26 @@ impl Report {
         self.clock_line(&mut text);
         let width = self.name_width();
         for certificate in &self.certificates {
-            line(
-                &mut text,
-                format_args!("{:width$}  {}", certificate.name.as_str(), certificate.why),
-            );
+            let (name, why) = (certificate.name.as_str(), &certificate.why);
+            fitting(&mut text, width + 2, &format!("{name:width$}  {why}"));
             if let Some(held_back) = &certificate.held_back {
-                line(&mut text, format_args!("{:width$}  {held_back}", ""));
+                fitting(&mut text, width + 2, &format!("{:width$}  {held_back}", ""));
             }
             for action in &certificate.actions {
-                line(&mut text, format_args!("{:width$}  -> {action}", ""));
+                fitting(&mut text, width + 5, &format!("{:width$}  -> {action}", ""));
             }
         }
         let busy = self.certificates.iter().filter(|c| !c.actions.is_empty()).count();
         let all = Count(self.certificates.len(), "certificate");
-        line(&mut text, format_args!("something is due now for {busy} of {all}"));
+        fitting(&mut text, 0, &format!("something is due now for {busy} of {all}"));
         text
     }
 
     fn clock_line(&self, text: &mut String) {
         if let Some(floor) = self.clock_suspect {
             let now = self.now;
-            line(text, format_args!("the clock says {now}, which cannot be: it is after {floor}"));
+            let suspect = format!("the clock says {now}, which cannot be: it is after {floor}");
+            fitting(text, 0, &suspect);
         }
     }
 
@@ -315,41 +306,40 @@ impl CertificateReport {
     }
 
     fn details(&self, text: &mut String) {
+        let mut tell = |detail: String| fitting(text, DETAILS, &format!("{:DETAILS$}{detail}", ""));
         if let Some(operator) = &self.operator {
-            line(text, format_args!("    to do: {operator}"));
+            tell(format!("to do: {operator}"));
         }
         if self.reason != "not-due" {
-            line(text, format_args!("    {}", self.why));
+            tell(self.why.clone());
         }
         if let Some(held_back) = &self.held_back {
-            line(text, format_args!("    {held_back}"));
+            tell(held_back.clone());
         }
         if let Some(failure) = self.open_failure() {
-            line(
-                text,
-                format_args!("    {}: {failure}", Count(self.failures as usize, "failed attempt")),
-            );
+            tell(format!("{}: {failure}", Count(self.failures as usize, "failed attempt")));
         }
         for target in &self.targets {
+            let (name, generation) = (&target.name, target.generation);
             if let Some(newest) = target.back_from.filter(|newest| Some(*newest) == self.generation)
             {
-                let (target, generation) = (&target.name, target.generation);
-                line(
-                    text,
-                    format_args!(
-                        "    target `{target}`: back at generation {generation} until there is a newer one than {newest}"
-                    ),
-                );
+                tell(format!(
+                    "target `{name}`: back at generation {generation} until there is a newer one \
+                     than {newest}"
+                ));
             }
             if let Some(problem) = &target.problem {
-                line(text, format_args!("    target `{}`: {problem}", target.name));
+                tell(format!("target `{name}`: {problem}"));
             }
             if let Some(failure) = &target.last_failure {
-                line(text, format_args!("    target `{}`: {failure}", target.name));
+                tell(format!("target `{name}`: {failure}"));
             }
         }
     }
 }
+
+/// How far the details of a certificate are indented
+const DETAILS: usize = 4;
 
 /// What keeps an order back, and the way around it where there is one
 fn held_back_text(held_back: &HeldBack, observed: &Observed) -> String {
@@ -381,12 +371,4 @@ fn sentence(action: &Action) -> String {
         Action::Issue => "order a certificate".to_owned(),
         Action::RenewalInfo { issuer } => format!("ask `{issuer}` when to renew"),
     }
-}
-
-fn line(text: &mut String, content: std::fmt::Arguments<'_>) {
-    let start = text.len();
-    // Writing to a String cannot fail.
-    text.write_fmt(content).unwrap_or_default();
-    text.truncate(start + text[start..].trim_end().len());
-    text.push('\n');
 }

@@ -86,9 +86,55 @@ impl fmt::Display for Count {
     }
 }
 
+/// Add a line, or several where one is wider than a terminal, the later ones indented
+///
+/// A word is never broken: whoever needs a path wants to copy it.
+pub fn fitting(text: &mut String, indent: usize, content: &str) {
+    let (mut rest, mut margin) = (content, 0);
+    while rest.chars().count() > WIDTH.saturating_sub(margin) {
+        let blank = rest.len() - rest.trim_start().len();
+        let spaces =
+            || rest.char_indices().enumerate().filter(|(_, (at, c))| *c == ' ' && *at > blank);
+        let last = spaces().take_while(|(column, _)| column + margin <= WIDTH).last();
+        // The first word alone may be too wide.
+        let Some((_, (at, _))) = last.or_else(|| spaces().next()) else { break };
+        let (now, later) = rest.split_at(at);
+        push_line(text, margin, now);
+        (rest, margin) = (later.trim_start(), indent);
+    }
+    push_line(text, margin, rest);
+}
+
+fn push_line(text: &mut String, margin: usize, content: &str) {
+    text.extend(std::iter::repeat_n(' ', margin));
+    text.push_str(content.trim_end());
+    text.push('\n');
+}
+
+/// How many columns are sure to be there
+const WIDTH: usize = 79;
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_is_broken_between_words_where_a_terminal_ends() {
+        let word = "é".repeat(39);
+        let long = "x".repeat(90);
+        let cases = [
+            (format!("{word} {word}"), format!("{word} {word}\n")),
+            (format!("{word}  {word}y z"), format!("{word}\n    {word}y z\n")),
+            (format!("    {long} y"), format!("    {long}\n    y\n")),
+            (format!("  at {long}  y  "), format!("  at\n    {long}\n    y\n")),
+            (String::new(), "\n".to_owned()),
+        ];
+        for (content, expected) in cases {
+            let mut text = String::new();
+            fitting(&mut text, 4, &content);
+            assert_eq!(text, expected);
+        }
+    }
 
     #[test]
     fn one_is_not_many() {

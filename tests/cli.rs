@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use support::mounts::{Mount, inside};
-use support::{folder, free_port, program, read, write};
+use support::{folder, free_port, on_one_line, program, read, write};
 
 #[test]
 fn every_refusal_has_its_exit_code_and_a_hint() {
@@ -78,10 +78,50 @@ fn a_refusal_is_json_where_json_is_asked_for() {
 }
 
 #[test]
+fn no_line_is_wider_than_a_terminal_but_for_one_word() {
+    let host = Host::new();
+    let name = "a-certificate-whose-name-is-rather-long";
+    let text = host.configuration().replace("  site:", &format!("  {name}:"))
+        + "    deploy: { check: [/nowhere/a-program-that-nobody-has-installed-on-this-host] }\n";
+    let fits = |arguments: &[&str]| {
+        let output = host.certkeep(arguments);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(!text.is_empty(), "{arguments:?}");
+        for line in text.lines() {
+            let one_word = !line.trim().contains(' ');
+            assert!(one_word || line.chars().count() <= 80, "{arguments:?}: {line}");
+        }
+    };
+    for command in ["run", "renew", "deploy", "rollback", "account", "dev-ca", "demo"] {
+        fits(&[command, "--help"]);
+    }
+    fits(&["--help"]);
+    host.write("certkeep.yaml", &text);
+    let looks: [&[&str]; 9] = [
+        &["check"],
+        &["plan"],
+        &["status"],
+        &["verify-backup"],
+        &["deploy"],
+        &["deploy", "--test"],
+        &["renew", "--force"],
+        &["renew", "--rehearse"],
+        &["generations", name],
+    ];
+    for arguments in looks {
+        fits(arguments);
+    }
+    let _ca = host.ca();
+    for arguments in [&["renew", "--force"][..], &["renew"]].into_iter().chain(looks) {
+        fits(arguments);
+    }
+}
+
+#[test]
 fn a_configuration_beside_the_user_is_found_with_all_that_it_names() {
     let host = Host::new();
     let output = host.certkeep(&["check", "--offline"]);
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = on_one_line(&String::from_utf8_lossy(&output.stdout));
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("1 certificate checked: nothing stands in the way"), "{text}");
 }
@@ -114,7 +154,7 @@ fn a_check_finds_a_unit_a_user_and_roots_that_are_not_there() {
     host.write("empty.pem", "none\n");
     let known = systemd("test \"$*\" = 'show -P LoadState -- ngnix.service' && echo not-found");
     let output = host.certkeep(&["check", "--offline"]);
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = on_one_line(&String::from_utf8_lossy(&output.stdout));
     assert_eq!(output.status.code(), Some(1), "{text}");
     for said in [
         "error: certificates.site0.deploy.reload: systemd knows no unit `ngnix.service`",
@@ -128,7 +168,7 @@ fn a_check_finds_a_unit_a_user_and_roots_that_are_not_there() {
     for answer in ["echo loaded", "echo not-found; exit 1", "exit 1"] {
         let _systemd = systemd(answer);
         let output = host.certkeep(&["check", "--offline"]);
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = on_one_line(&String::from_utf8_lossy(&output.stdout));
         assert!(!text.contains("ngnix"), "{answer}: {text}");
     }
 }
@@ -209,7 +249,7 @@ fn what_was_rolled_back_says_so_and_what_was_revoked_is_not_well() {
     host.well(&["renew"]);
     host.well(&["renew", "--force"]);
     let back = host.well(&["rollback", "site"]);
-    let text = String::from_utf8_lossy(&back.stdout);
+    let text = on_one_line(&String::from_utf8_lossy(&back.stdout));
     assert!(text.contains("back at generation 1 until there is a newer one than 2"), "{text}");
     host.well(&["deploy"]);
     host.well(&["revoke", "site", "--reason", "superseded"]);

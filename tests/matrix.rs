@@ -32,7 +32,7 @@ use rustix::io::Errno;
 
 use support::host::{Host, Layout, Loads, beside};
 use support::site::Output;
-use support::{folder, program, read, tell};
+use support::{folder, on_one_line, program, read, tell};
 
 #[test]
 fn a_renewal_struck_at_any_system_call_is_finished_by_the_next() {
@@ -327,7 +327,7 @@ fn survive(host: &Host, scene: Scene, point: &Point) -> bool {
 fn finish(host: &Host) -> Output {
     let output = host.site.certkeep(&["renew"]).within(PATIENCE).run();
     // An attempt at an order that failed waits, as the README says.
-    if output.stdout.contains("`renew --force` tries at once") {
+    if on_one_line(&output.stdout).contains("`renew --force` tries at once") {
         return host.site.certkeep(&["renew", "--force"]).within(PATIENCE).run();
     }
     output

@@ -14,7 +14,7 @@ use crate::failure::Failure;
 use crate::name::{CertName, TargetName};
 use crate::plan::Request;
 use crate::report::{self, CertificateReport, Report};
-use crate::text::{Count, External};
+use crate::text::{Count, External, fitting};
 
 /// Install, reload and verify what the state directory holds; orders nothing
 #[derive(Debug, Args)]
@@ -152,6 +152,7 @@ fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
     if context.json {
         context.print_json(&Rehearsal { version: report::VERSION, targets })?;
     } else {
+        let mut text = String::new();
         for target in &targets {
             let outcome = match &target.failure {
                 Some(failure) => format!("failed: {failure}"),
@@ -163,8 +164,10 @@ fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
                     Count(target.addresses, "address")
                 ),
             };
-            context.print(&format!("{} ({}): {outcome}\n", target.certificate, target.target))?;
+            let RehearsedTarget { certificate, target, .. } = target;
+            fitting(&mut text, 4, &format!("{certificate} ({target}): {outcome}"));
         }
+        context.print(&text)?;
     }
     match stopped {
         Some(by) => Err(early(by, "what it had not begun is not rehearsed")),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::{Context, Exit, Stop};
 use crate::failure::{Failure, FailureClass};
 use crate::report;
-use crate::text::External;
+use crate::text::{External, fitting};
 
 /// Something that is wrong, or that is worth knowing
 #[derive(Debug, Serialize)]
@@ -79,14 +79,16 @@ pub(crate) fn conclude(
         context.print_json(&Findings { version: report::VERSION, findings })?;
         return Ok(exit);
     }
+    let mut text = String::new();
     for Finding { severity, about, message, remedy } in findings {
         let severity = severity.as_str();
-        context.print(&format!("{severity}: {about}: {message}\n"))?;
+        fitting(&mut text, 4, &format!("{severity}: {about}: {message}"));
         if let Some(remedy) = remedy {
-            context.print(&format!("  hint: {remedy}\n"))?;
+            fitting(&mut text, 4, &format!("  hint: {remedy}"));
         }
     }
     let verdict = if well { verdict } else { "see above" };
-    context.print(&format!("{looked_at} checked: {verdict}\n"))?;
+    fitting(&mut text, 0, &format!("{looked_at} checked: {verdict}"));
+    context.print(&text)?;
     Ok(exit)
 }

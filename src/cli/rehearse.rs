@@ -20,7 +20,7 @@ use crate::name::{CertName, IssuerName, TargetName};
 use crate::plan::Request;
 use crate::report::{self, CertificateReport};
 use crate::store::{Scratch, Store, StoreError};
-use crate::text::Count;
+use crate::text::{Count, fitting};
 
 /// What `renew --rehearse` prints with `--json`
 #[derive(Debug, Serialize)]
@@ -233,26 +233,26 @@ impl Rehearsal {
                 _ => String::new(),
             };
             match failure {
-                Some(failure) => text.push_str(&format!("{certificate}: failed: {failure}\n")),
+                Some(failure) => {
+                    fitting(&mut text, 4, &format!("{certificate}: failed: {failure}"));
+                }
                 None => {
                     let names: Vec<_> = targets.iter().map(|name| format!("`{name}`")).collect();
-                    text.push_str(&format!(
-                        "{certificate}: issued{at}\n    account, order, challenge, chain, and \
-                         the files of {}\n",
-                        names.join(", ")
-                    ));
+                    fitting(&mut text, 4, &format!("{certificate}: issued{at}"));
+                    let files = names.join(", ");
+                    let steps = "account, order, challenge, chain, and the files of";
+                    fitting(&mut text, 4, &format!("    {steps} {files}"));
                 }
             }
         }
         text.push_str("not rehearsed:\n");
         for sentence in &self.not_rehearsed {
-            text.push_str(&format!("    {sentence}\n"));
+            fitting(&mut text, 4, &format!("    {sentence}"));
         }
         let well = self.rehearsals.iter().filter(|rehearsed| rehearsed.failure.is_none()).count();
         let all = Count(self.rehearsals.len(), "certificate");
-        text.push_str(&format!(
-            "{well} of {all} rehearsed well; nothing that is live was changed\n"
-        ));
+        let verdict = format!("{well} of {all} rehearsed well; nothing that is live was changed");
+        fitting(&mut text, 0, &verdict);
         text
     }
 }

@@ -2,12 +2,11 @@
 
 use serde::Serialize;
 
-use super::line;
 use crate::cert::Leaf;
 use crate::config::KeyType;
 use crate::name::{CertName, Identifier, TargetName};
 use crate::record::{GenerationMeta, Origin, TargetRecord};
-use crate::text::{Count, External};
+use crate::text::{Count, External, fitting};
 use crate::time::{Rough, Timestamp};
 
 /// What `generations` prints with `--json`
@@ -175,29 +174,29 @@ impl GenerationReport {
 
     fn details(&self, text: &mut String) {
         if let Some(problem) = &self.problem {
-            fitting(text, &format!("    cannot be used: {problem}"));
+            line(text, &format!("    cannot be used: {problem}"));
         }
         if self.revoked {
-            fitting(text, "    revoked");
+            line(text, "    revoked");
         }
         for target in &self.targets {
             let (name, state) = (&target.name, target.state.sentence());
-            fitting(text, &format!("    target `{name}`: {state}"));
+            line(text, &format!("    target `{name}`: {state}"));
             if let Some(newest) = target.back_from {
-                fitting(text, &format!("        until there is a newer one than {newest}"));
+                line(text, &format!("        until there is a newer one than {newest}"));
             }
         }
         if let (Some(begin), Some(end)) = (self.not_before, self.not_after) {
-            fitting(text, &format!("    good from {begin} to {end}"));
+            line(text, &format!("    good from {begin} to {end}"));
         }
         if let Some(issuer) = &self.issuer {
-            fitting(text, &format!("    signed by {issuer}"));
+            line(text, &format!("    signed by {issuer}"));
         }
         if let Some(staged) = self.staged_at {
-            fitting(text, &format!("    staged at {staged}"));
+            line(text, &format!("    staged at {staged}"));
         }
         if let Some(origin) = &self.origin {
-            fitting(text, &format!("    ordered as {}", External::new(&origin.order)));
+            line(text, &format!("    ordered as {}", External::new(&origin.order)));
         }
     }
 }
@@ -208,10 +207,10 @@ impl Generations {
         let mut text = String::new();
         let name = &self.certificate;
         if self.generations.is_empty() {
-            fitting(&mut text, &format!("{name}: no generation is held"));
+            line(&mut text, &format!("{name}: no generation is held"));
         } else {
             let (number, left, key, print) = ("NUMBER", "LEFT", "KEY", "FINGERPRINT");
-            fitting(&mut text, &format!("{number}  {left:<8}  {key:<10}  {print:<16}  FROM"));
+            line(&mut text, &format!("{number}  {left:<8}  {key:<10}  {print:<16}  FROM"));
         }
         for generation in &self.generations {
             let (number, left) = (generation.number, generation.left(self.now));
@@ -224,36 +223,25 @@ impl Generations {
             };
             let print = print.unwrap_or("-");
             let row = format!("{number:>6}  {left:<8}  {key:<10}  {print:<16}  {from}");
-            fitting(&mut text, &row);
+            line(&mut text, &row);
             generation.details(&mut text);
         }
         for target in &self.originals {
             let kept = format!("the files from before certkeep are kept for target `{target}`");
-            fitting(&mut text, &kept);
+            line(&mut text, &kept);
         }
         let count = Count(self.generations.len(), "generation");
         if !self.generations.is_empty() {
-            fitting(&mut text, &format!("{count} of {name}; `rollback` goes back to one of them"));
+            line(&mut text, &format!("{count} of {name}; `rollback` goes back to one of them"));
         }
         text
     }
 }
 
-/// A line, or several where one is wider than a terminal
-fn fitting(text: &mut String, content: &str) {
-    let (mut rest, mut indent) = (content, "");
-    while let Some((end, _)) = rest.char_indices().nth(WIDTH - indent.len()) {
-        let blank = rest.len() - rest.trim_start().len();
-        let (head, _) = rest.split_at(end);
-        let space = head.rfind(' ').filter(|at| *at > blank);
-        let (now, later) = rest.split_at(space.unwrap_or(end));
-        line(text, format_args!("{indent}{now}"));
-        (rest, indent) = (later.trim_start(), "        ");
-    }
-    line(text, format_args!("{indent}{rest}"));
+/// Add a line, broken where a terminal ends
+fn line(text: &mut String, content: &str) {
+    fitting(text, 8, content);
 }
-
-const WIDTH: usize = 79;
 
 #[cfg(test)]
 mod tests {
@@ -286,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_longer_than_a_terminal_is_wide() {
+    fn no_line_is_longer_than_a_terminal_is_wide_but_for_one_word() {
         let problem = External::new("/very/long".repeat(40));
         let all = Generations {
             version: VERSION,
@@ -296,8 +284,9 @@ mod tests {
             originals: vec![TargetName::parse(&"t".repeat(100)).unwrap()],
         };
         let text = all.text();
-        assert!(text.lines().all(|line| line.chars().count() < 80), "{text}");
-        let all: String = text.lines().map(str::trim).collect();
-        assert!(all.contains(&"/very/long".repeat(40)) && all.contains(&"t".repeat(100)), "{text}");
+        let fits = |line: &str| line.chars().count() < 80 || !line.trim().contains(' ');
+        assert!(text.lines().all(fits), "{text}");
+        assert!(text.contains(&"/very/long".repeat(40)), "{text}");
+        assert!(text.contains(&"t".repeat(100)), "{text}");
     }
 }

@@ -129,6 +129,11 @@ pub(crate) fn tell(line: &str) {
     out.write_all(format!("\n{line}\n").as_bytes()).unwrap();
 }
 
+/// Text without its line breaks and indents
+pub(crate) fn on_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Write a file as it is
 #[expect(clippy::disallowed_methods, reason = "no power fails in a test's own directory")]
 pub(crate) fn write(path: impl AsRef<Path>, text: impl AsRef<[u8]>) {

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::pair::Pair;
 use super::pebble::Pebble;
 use super::process::Daemon;
-use super::{folder, wait_until, write};
+use super::{folder, on_one_line, wait_until, write};
 
 /// A host with its own configuration and state
 #[derive(Debug)]
@@ -369,11 +369,11 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Fail unless it said all of this, on either stream
+    /// Fail unless it said all of this, on either stream, on however many lines
     #[track_caller]
     pub(crate) fn says(&self, words: &[&str]) -> &Self {
         for word in words {
-            assert!(self.stdout.contains(word) || self.stderr.contains(word), "{word:?}? {self}");
+            assert!(self.has(word), "{word:?}? {self}");
         }
         self
     }
@@ -382,9 +382,14 @@ impl Output {
     #[track_caller]
     pub(crate) fn keeps_quiet_about(&self, words: &[&str]) -> &Self {
         for word in words {
-            assert!(!self.stdout.contains(word) && !self.stderr.contains(word), "{word:?}! {self}");
+            assert!(!self.has(word), "{word:?}! {self}");
         }
         self
+    }
+
+    fn has(&self, words: &str) -> bool {
+        let words = on_one_line(words);
+        [&self.stdout, &self.stderr].iter().any(|said| on_one_line(said).contains(&words))
     }
 
     /// The data as JSON
