@@ -290,6 +290,13 @@ fn the_demo_that_is_interrupted_from_the_terminal_lost_no_handshake() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{said:?}");
     assert!(text.contains(" 0 failed"), "{text}\n{said:?}");
+    // The plan and the proof are in the log, and each step between them is here.
+    let log = said.join("\n");
+    assert!(log.contains("there is no certificate yet") && log.contains("by handshake"), "{log}");
+    let steps: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("    -> ")).collect();
+    let expected = "prepare account order authorize finalize stage survey gate install reload \
+                    verify";
+    assert_eq!(steps.join(" "), expected, "{text}");
 }
 
 #[test]

@@ -70,6 +70,8 @@ async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result
     let text = configuration(folder, &ca, http01_port, server.address);
     let config_path = folder.join("certkeep.yaml");
     crate::store::write_public(&config_path, text.as_bytes())?;
+    let config = Config::parse(&text, &config_path)?;
+    let mut shared = setup::shared(context, &config)?;
     let introduction = format!(
         "A CA at {}\nA TLS server at {}, process {}\nThe configuration, {}:\n\n{}\n",
         ca.directory(),
@@ -80,10 +82,9 @@ async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result
     );
     if !context.json {
         context.print(&introduction)?;
+        shared.events = with_steps(Arc::clone(&shared.events));
     }
-    let config = Config::parse(&text, &config_path)?;
     let (send, signals) = mpsc::channel(4);
-    let mut shared = setup::shared(context, &config)?;
     let tally = Tally::new(arguments.renewals, send.clone());
     shared.events = tally.events(Arc::clone(&shared.events));
     let end = CancellationToken::new();
@@ -118,6 +119,17 @@ async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result
     done?;
     ca.stop().await;
     conclude(context, &tally, &seen?)
+}
+
+/// Events on their way to the log, which at its usual level has no steps
+fn with_steps(onward: Events) -> Events {
+    Arc::new(move |event| {
+        if let Event::StepBegun { step, .. } = &event {
+            // Whoever reads it has read enough.
+            writeln!(std::io::stdout().lock(), "    -> {step}").unwrap_or_default();
+        }
+        onward(event);
+    })
 }
 
 /// Opens connections without pause, from the first live certificate to the end
