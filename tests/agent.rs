@@ -16,7 +16,7 @@ use certkeep::config::Config;
 use certkeep::dev_ca::{Answer, DevCa, Fault, Flaw, Options, ProblemType, Resource, Waiting};
 use certkeep::event::Event;
 use certkeep::failure::Step;
-use certkeep::name::Identifier;
+use certkeep::name::{Identifier, IssuerName};
 use certkeep::plan::Request;
 use certkeep::signal;
 use certkeep::store::{LockMode, Store};
@@ -503,6 +503,39 @@ async fn an_order_that_a_ca_issued_outlives_another_issuer_being_asked() {
     world.ca.clear_faults();
     assert!(world.renew(&config, Request::Now).await.report.all_well());
     assert_eq!(world.ca.issued().len(), 1);
+}
+
+#[tokio::test]
+async fn an_order_of_an_issuer_that_is_given_up_is_let_go_of() {
+    let world = World::new().await;
+    let (both, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    let only = |issuer: &str| {
+        let mut config = both.clone();
+        for certificate in config.certificates.values_mut() {
+            certificate.issuers = vec![IssuerName::parse(issuer).unwrap()];
+        }
+        config
+    };
+    assert!(world.renew(&only("other"), Request::Now).await.report.all_well());
+    let order = world.path("state/certificates/a/order.json");
+    let what = Waiting::Authorization;
+    let slow = Fault::StayProcessing { what, times: 1, polls: u32::MAX, retry_after: None };
+    world.ca.inject(slow);
+    let placed = async {
+        while !order.exists() {
+            sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let given_up = only("dev");
+    tokio::select! {
+        _ = world.renew(&given_up, Request::Force) => panic!("it should never end"),
+        () = placed => {}
+    }
+    let asked = other.requests().len();
+    assert!(world.renew(&only("other"), Request::Now).await.report.all_well());
+    assert!(!order.exists());
+    let requests = other.requests().len() - asked;
+    assert!(requests < 5, "{requests} requests for nothing");
 }
 
 #[tokio::test]

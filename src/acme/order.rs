@@ -277,6 +277,11 @@ impl Order {
             FailureClass::NotBefore { at } => at.since(now),
             FailureClass::Retry => Duration::from_secs(1) * 2_u32.pow(*misses),
         };
+        // What the CA said is worth more than that the time is over.
+        let left = self.deadline.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| pause > left) {
+            return Err(failure);
+        }
         *misses += 1;
         Ok(pause)
     }

@@ -71,11 +71,12 @@ async fn ask(
             (issuer.directory != order.directory, issuer.name != order.issuer)
         });
     }
-    // Nobody else can end it, and would forget it.
+    let count = issuers.len();
+    // Nobody else can end it.
     if purpose == Purpose::FinishOrder {
         issuers.truncate(1);
     }
-    let count = issuers.len();
+    let last = issuers.len().saturating_sub(1);
     let mut failures = Vec::with_capacity(count);
     for (i, issuer) in issuers.into_iter().enumerate() {
         // Of one issuer alone, the certificate's own rest tells.
@@ -97,20 +98,26 @@ async fn ask(
                 if !failure.try_other_issuer {
                     return Err(failure);
                 }
-                if i + 1 < count {
+                if i < last {
                     tell_next(shared, certificate, issuer, &failure);
                 }
                 failures.push(failure);
             }
         }
     }
-    Err(soonest(failures).unwrap_or_else(|| {
+    // Of the others each was told when the next one was asked.
+    let told_by_nobody = failures.last().cloned();
+    let soonest = soonest(failures).unwrap_or_else(|| {
         Failure::needs_operator(
             Step::Prepare,
             "the configuration names no issuer that exists",
             "name one under `issuer`",
         )
-    }))
+    });
+    if let Some(failure) = told_by_nobody.filter(|failure| *failure != soonest) {
+        shared.warn(&certificate.name, &failure);
+    }
+    Err(soonest)
 }
 
 /// The failure after which an attempt may come soonest: the rest of one issuer is not another's
@@ -177,7 +184,11 @@ impl Attempt<'_> {
         self.begin(Step::Order);
         let (mut order, record) = match self.resume(session).await? {
             Some(resumed) => resumed,
-            None if self.purpose == Purpose::FinishOrder => return Ok(()),
+            None if self.purpose == Purpose::FinishOrder => {
+                // Whoever could have ended it was asked first.
+                self.forget_order().await;
+                return Ok(());
+            }
             None => self.place(session).await?,
         };
         match self.complete(session, &mut order, &record).await {
@@ -211,7 +222,8 @@ impl Attempt<'_> {
         if !ours {
             // What another issuer has under way may be all that there will be: it is let go of
             // when an order is placed here.
-            if record.directory == self.issuer.directory {
+            let others = self.certificate.issuers.iter().filter(|name| **name != self.issuer.name);
+            if !others.into_iter().any(|name| *name == record.issuer) {
                 self.forget_order().await;
             }
             return Ok(None);
