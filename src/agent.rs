@@ -31,7 +31,7 @@ mod secrets;
 mod service;
 mod sessions;
 
-pub use deployment::{Deployment, again, all_targets, deploy};
+pub use deployment::{Deployment, again, all_targets, deploy, deploy_until};
 pub use job::take;
 pub use rehearsal::{rehearse, sweep};
 pub use secrets::{Secrets, Variables};

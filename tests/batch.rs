@@ -80,6 +80,9 @@ fn a_certificate_that_another_process_holds_keeps_no_other_from_being_deployed()
     let _held = store.lock_certificate(&CertName::parse("a").unwrap()).unwrap().unwrap();
     host.site.certkeep(&["deploy"]).exits(75).says(&["another process works on a"]);
     assert_eq!(host.reloads(), 1);
+    let said = host.site.certkeep(&["deploy", "--test"]).exits(75);
+    said.says(&["another process works on a", "b (default): works"]);
+    assert_eq!(host.reloads(), 2);
     // What failed says more than what could not be tried.
     host.script("reload", "exit 3");
     host.site.certkeep(&["deploy"]).exits(1).says(&["another process works on a", "status 3"]);

@@ -179,8 +179,21 @@ fn connected<T>(all: impl IntoIterator<Item = (BTreeSet<Server>, T)>) -> Vec<Vec
 /// Bring each deployment as far as it gets; what fails is recorded and stops no other, but those
 /// after it of a [serial](Certificate::serial) certificate
 pub async fn deploy(shared: &Shared, due: Vec<Deployment>) {
+    deploy_until(shared, due, &|| false).await;
+}
+
+/// The same, until it is `stopped`: then those of serial certificates whose turn has not come are
+/// left; whether there are any
+pub async fn deploy_until(
+    shared: &Shared,
+    due: Vec<Deployment>,
+    stopped: &impl Fn() -> bool,
+) -> bool {
     let mut waiting = due;
     while !waiting.is_empty() {
+        if stopped() {
+            return true;
+        }
         let (turn, mut rest) = next_turn(waiting);
         let tried: Vec<_> = turn.iter().map(Deployment::what).collect();
         together(shared, turn).await;
@@ -193,6 +206,7 @@ pub async fn deploy(shared: &Shared, due: Vec<Deployment>) {
         }
         waiting = rest;
     }
+    false
 }
 
 async fn is_live(

@@ -24,13 +24,11 @@ impl Stopped {
 
 /// Do it, and show how far it is; what the first signal finds begun comes to its end, a second
 /// one cuts it off with the commands that run for it
-///
-/// The signal that ended it early comes with what was done.
 pub(crate) async fn attended<T>(
     context: &Context,
     mut shared: Shared,
     work: impl AsyncFnOnce(&Shared, &Stopped) -> Result<T, Stop>,
-) -> Result<(T, Option<&'static str>), Stop> {
+) -> Result<T, Stop> {
     let progress = Progress::new(context);
     shared.events = progress.events(Arc::clone(&shared.events));
     let mut signals = run::signals()?;
@@ -46,7 +44,7 @@ pub(crate) async fn attended<T>(
     };
     let work = async {
         tokio::select! {
-            done = work(&shared, &stopped) => done.map(|done| (done, stopped.by())),
+            done = work(&shared, &stopped) => done,
             by = interrupted => {
                 let message = format!("stopped by {by}; it goes on next time");
                 Err(Stop::new(Exit::Failed, message))

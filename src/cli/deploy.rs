@@ -34,14 +34,14 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     if arguments.test {
         return rehearse(context, &config);
     }
-    let ((elsewhere, failed), stopped) = setup::runtime()?.block_on(async {
+    let Deployed { elsewhere, failed, cut_off } = setup::runtime()?.block_on(async {
         let shared = setup::shared(context, &config)?;
         let work = async |shared: &_, stopped: &_| deploy_all(shared, &config, stopped).await;
         attended(context, shared, work).await
     })?;
     let report = plan::observe(context, &config, Request::None);
     plan::print(context, &report, Report::status)?;
-    match stopped {
+    match cut_off {
         Some(by) => Err(early(by, "what it had not begun is as it was")),
         None => conclude(&report, elsewhere, failed),
     }
@@ -52,15 +52,21 @@ fn early(by: &str, rest: &str) -> Stop {
     Stop::new(Exit::Failed, format!("stopped by {by}; {rest}"))
 }
 
-/// Deploy what each certificate has; gives those that another process works on, and those that
-/// could not be looked at
-async fn deploy_all(
-    shared: &Shared,
-    config: &Config,
-    stopped: &Stopped,
-) -> Result<(Names, Names), Stop> {
+/// What `deploy` left out
+#[derive(Default)]
+struct Deployed {
+    /// Certificates that another process works on
+    elsewhere: Names,
+    /// Those that could not be looked at
+    failed: Names,
+    /// The signal after which no more was begun, if there was more
+    cut_off: Option<&'static str>,
+}
+
+/// Deploy what each certificate has
+async fn deploy_all(shared: &Shared, config: &Config, stopped: &Stopped) -> Result<Deployed, Stop> {
     let _at_work = shared.at_work().await?;
-    let (mut elsewhere, mut failed) = (Names::new(), Names::new());
+    let mut done = Deployed::default();
     let all: Vec<_> = config.certificates.values().cloned().map(Arc::new).collect();
     // Each holds its lock, and so a file.
     for some in all.chunks(agent::DEPLOYMENTS_AT_ONCE) {
@@ -74,12 +80,12 @@ async fn deploy_all(
             let (lock, observed) = match agent::take(shared, certificate).await {
                 Ok(Some(taken)) => taken,
                 Ok(None) => {
-                    elsewhere.insert(name);
+                    done.elsewhere.insert(name);
                     continue;
                 }
                 Err(error) => {
                     warn(error.to_string());
-                    failed.insert(name);
+                    done.failed.insert(name);
                     continue;
                 }
             };
@@ -92,12 +98,12 @@ async fn deploy_all(
                 None => warn("there is no certificate to deploy yet".to_owned()),
             }
         }
-        if stopped.by().is_some() {
+        if agent::deploy_until(shared, due, &|| stopped.by().is_some()).await {
+            done.cut_off = stopped.by();
             break;
         }
-        agent::deploy(shared, due).await;
     }
-    Ok((elsewhere, failed))
+    Ok(done)
 }
 
 type Names = BTreeSet<CertName>;
@@ -106,6 +112,11 @@ type Names = BTreeSet<CertName>;
 pub(crate) fn conclude(report: &Report, elsewhere: Names, failed: Names) -> Result<Exit, Stop> {
     let ours = report.certificates.iter().filter(|it| !elsewhere.contains(&it.name));
     let well = failed.is_empty() && ours.into_iter().all(CertificateReport::is_well);
+    ended(well, &elsewhere)
+}
+
+/// The end of what was done but for these certificates
+fn ended(well: bool, elsewhere: &Names) -> Result<Exit, Stop> {
     match elsewhere.is_empty() {
         true => Ok(if well { Exit::Well } else { Exit::Failed }),
         false => {
@@ -143,12 +154,12 @@ struct RehearsedTarget {
 }
 
 fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
-    let (targets, stopped) = setup::runtime()?.block_on(async {
+    let Rehearsed { targets, elsewhere, failed, cut_off } = setup::runtime()?.block_on(async {
         let shared = setup::shared(context, config)?;
         let work = async |shared: &_, stopped: &_| rehearse_all(shared, config, stopped).await;
         attended(context, shared, work).await
     })?;
-    let well = targets.iter().all(|target| target.failure.is_none());
+    let well = failed.is_empty() && targets.iter().all(|target| target.failure.is_none());
     if context.json {
         context.print_json(&Rehearsal { version: report::VERSION, targets })?;
     } else {
@@ -169,31 +180,54 @@ fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
         }
         context.print(&text)?;
     }
-    match stopped {
+    match cut_off {
         Some(by) => Err(early(by, "what it had not begun is not rehearsed")),
-        None if well => Ok(Exit::Well),
-        None => Ok(Exit::Failed),
+        None => ended(well, &elsewhere),
     }
+}
+
+/// What `deploy --test` found
+#[derive(Default)]
+struct Rehearsed {
+    targets: Vec<RehearsedTarget>,
+    /// The signal after which no more was begun, if there was more
+    cut_off: Option<&'static str>,
+    /// Certificates that another process works on
+    elsewhere: Names,
+    /// Those that could not be looked at
+    failed: Names,
 }
 
 async fn rehearse_all(
     shared: &Shared,
     config: &Config,
     stopped: &Stopped,
-) -> Result<Vec<RehearsedTarget>, Stop> {
+) -> Result<Rehearsed, Stop> {
     let _at_work = shared.at_work().await?;
-    let mut rehearsed = Vec::new();
+    let mut rehearsed = Rehearsed::default();
     for certificate in config.certificates.values() {
+        let name = certificate.name.clone();
         // Nobody switches files while the server is asked about them.
-        let Some(_lock) = shared.store.lock_certificate(&certificate.name)? else {
-            return Err(held(&certificate.name));
+        let _lock = match shared.store.lock_certificate(&name) {
+            Ok(Some(lock)) => lock,
+            Ok(None) => {
+                rehearsed.elsewhere.insert(name);
+                continue;
+            }
+            Err(error) => {
+                let message = External::new(error.to_string());
+                shared.tell(Event::Warned { certificate: Some(name.clone()), message });
+                rehearsed.failed.insert(name);
+                continue;
+            }
         };
         for target in &certificate.targets {
-            if stopped.by().is_some() {
+            if let Some(by) = stopped.by() {
+                rehearsed.cut_off = Some(by);
                 return Ok(rehearsed);
             }
             let outcome = agent::rehearse(shared, certificate, target).await;
-            rehearsed.push(RehearsedTarget {
+            rehearsed.targets.push(RehearsedTarget {
                 certificate: certificate.name.clone(),
                 target: target.name.clone(),
                 addresses: *outcome.as_ref().unwrap_or(&0),
