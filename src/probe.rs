@@ -125,7 +125,8 @@ impl Prober {
     /// endpoint's `samples`, each on a connection of its own, got the leaf: while a server
     /// reloads, old workers go on for a moment. Two are 300 ms apart; more are spread over a
     /// second, but never less than 100 ms apart. Where the leaf came in time, the last of them may
-    /// come after `within`, by a second for each at the most.
+    /// come after `within`, by a second for each, or by what one takes there. A look that began in
+    /// time is brought to its end.
     ///
     /// # Errors
     /// What each address did last; its text names those that do not serve it.
@@ -157,21 +158,26 @@ impl Prober {
         let confirmations = endpoint.samples.saturating_sub(1);
         let mut tally = Tally::new(endpoint, wanted);
         let mut pause = FIRST_PAUSE;
+        let mut first_good = None;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            self.look(endpoint, &mut tally, left.max(SHORTEST_LOOK)).await;
+            let begun = Instant::now();
+            self.look(endpoint, &mut tally).await;
             if let Some(addresses) = tally.live() {
                 return Ok(addresses);
             }
             // Where the certificate came in time, its confirmation may come later.
             let confirming = tally.is_confirming();
-            let end = if confirming { deadline + CONFIRMATION * confirmations } else { deadline };
+            let end = if confirming {
+                pause = (CONFIRMING / confirmations.max(1)).clamp(CLOSEST_PAUSE, CONFIRMING_PAUSE);
+                let each = CONFIRMATION.max(begun.elapsed() + pause);
+                deadline.max(*first_good.get_or_insert_with(Instant::now)) + each * confirmations
+            } else {
+                first_good = None;
+                deadline
+            };
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return Err(tally.into_unseen());
-            }
-            if confirming {
-                pause = (CONFIRMING / confirmations.max(1)).clamp(CLOSEST_PAUSE, CONFIRMING_PAUSE);
             }
             sleep(pause.min(left)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -179,11 +185,15 @@ impl Prober {
     }
 
     /// Ask the addresses that are not settled yet
-    async fn look(&self, endpoint: &Endpoint, tally: &mut Tally, limit: Duration) {
+    ///
+    /// With all the time that each step may take: one that is cut short by the deadline would say
+    /// of a slow server that it is silent.
+    async fn look(&self, endpoint: &Endpoint, tally: &mut Tally) {
         if tally.needs_addresses() {
-            tally.resolved(resolve(endpoint, limit).await);
+            tally.resolved(resolve(endpoint, LONGEST_LOOK).await);
         }
-        for served in self.probe_each(endpoint, tally.open(), Some(tally.wanted()), limit).await {
+        let (open, wanted) = (tally.open(), Some(tally.wanted()));
+        for served in self.probe_each(endpoint, open, wanted, LONGEST_LOOK).await {
             tally.take(served);
         }
     }
@@ -280,10 +290,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause between looks
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// The least that a look is given, also right before the deadline
-const SHORTEST_LOOK: Duration = Duration::from_secs(1);
+/// Longer than any step of a look may take
+const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
-/// How long after the deadline each confirmation is waited for
+/// How long after the deadline each confirmation is waited for, unless it takes longer
 const CONFIRMATION: Duration = Duration::from_secs(1);
 
 /// How long a resolver is waited for: twice what it waits for one server

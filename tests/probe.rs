@@ -86,6 +86,7 @@ enum Does {
     Refuse,
     Say(&'static str),
     Serve(Pair),
+    ServeAfter(Duration, Pair),
 }
 
 type Plan = Arc<dyn Fn(usize) -> Does + Send + Sync>;
@@ -153,6 +154,10 @@ impl Server {
                         continue;
                     }
                     Does::Refuse => None,
+                    Does::ServeAfter(pause, pair) => {
+                        tokio::time::sleep(pause).await;
+                        Some(pair)
+                    }
                     Does::Serve(pair) => Some(pair),
                 };
                 let resolver = Resolver { pair, asked_for: Arc::clone(&names) };
@@ -454,6 +459,23 @@ async fn a_name_that_does_not_exist_is_told() {
     let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
     assert!(matches!(unseen.unresolved, Some(ProbeError::Unresolved(_))), "{unseen:?}");
     assert!(unseen.to_string().starts_with("nowhere.invalid:443 cannot be resolved: "));
+}
+
+/// The time that is left to a look is no limit to what it asks.
+#[tokio::test]
+async fn a_slow_server_is_seen_as_it_is_at_the_deadline_too() {
+    let slow = Duration::from_millis(1500);
+    let (old, new) = (Pair::new("a.test"), Pair::new("a.test"));
+    let wanted = Wanted { leaf: new.leaf, key: None, previous: Some(old.leaf) };
+    let served = old.leaf;
+    let server = Server::start(move |_| Does::ServeAfter(slow, old.clone())).await;
+    let endpoint = server.endpoint("a.test", Duration::from_millis(200));
+    let unseen = Prober::new().verify(&endpoint, wanted).await.unwrap_err();
+    let outcome = unseen.addresses[0].outcome.as_ref().unwrap().as_ref();
+    assert_eq!(outcome.map(|chain| chain.leaf), Ok(served));
+    let server = Server::start(move |_| Does::ServeAfter(slow, new.clone())).await;
+    let endpoint = Endpoint { samples: 4, ..server.endpoint("a.test", Duration::from_millis(200)) };
+    assert_eq!(Prober::new().verify(&endpoint, wanted).await, Ok(1));
 }
 
 #[tokio::test]

@@ -370,6 +370,28 @@ fn names_that_another_client_s_certificate_has_are_not_lost_by_mistake() {
 }
 
 #[test]
+fn a_certificate_of_ours_under_another_name_closes_no_gate() {
+    let host = Host::with(|pair| pair.placeholder("a.test"));
+    let served = |entry: &str, names: &str, files: &str| {
+        format!(
+            "{entry}:\n  names: {names}\n  {files}\n  deploy:\n    reload: {}\n    \
+             verify: [{{ endpoint: \"a.test:443\", connect: \"{}\", within: 3s }}]\n",
+            host.nginx.reload(),
+            host.nginx.address()
+        )
+    };
+    let files =
+        "files: [{ path: TLS/site.pem, content: fullchain }, { path: TLS/site.key, content: key }]";
+    let both = served("both", "[a.test, b.test]", files);
+    host.site.configure(&both);
+    host.site.renew();
+    host.site.configure(&(both + &served("one", "[a.test]", "dir: TLS/one")));
+    let output = host.site.certkeep(&["renew"]).exits(1);
+    output.keeps_quiet_about(&["lost-names"]);
+    assert_eq!(host.site.state_of("one"), "installed", "{output}");
+}
+
+#[test]
 fn a_hard_gate_stays_closed_when_the_old_certificate_ends() {
     let host = Host::with(|pair| pair.lay_down_another_client_s(&["a.test"], 90 * 86_400, 86_400));
     let old = host.nginx.serves();

@@ -7,7 +7,7 @@ use super::error::StoreError;
 use super::label::Labels;
 use super::pair::{Pair, digest};
 use super::record::{self, Reading};
-use super::{GENERATIONS, OWN, Store};
+use super::{CERTIFICATES, GENERATIONS, OWN, Store};
 use crate::cert::{Fingerprint, Leaf};
 use crate::config::Keep;
 use crate::name::CertName;
@@ -103,6 +103,24 @@ impl Store {
         let Some(dir) = self.generations_dir(name)? else { return Ok(Vec::new()) };
         let found = numbers(&dir)?.into_iter().map(|number| load(&dir, number));
         Ok(found.filter_map(|found| found.ok().flatten()).map(|found| found.meta).collect())
+    }
+
+    /// Whether a certificate is one that certkeep ordered and holds, under whatever name
+    ///
+    /// # Errors
+    /// When the state directory cannot be read.
+    pub fn has_ordered(&self, leaf: Fingerprint) -> Result<bool, StoreError> {
+        let Some(home) = Dir::find(&self.0.root.join(CERTIFICATES))? else { return Ok(false) };
+        for name in home.names()? {
+            let Some(name) = name.to_str().and_then(|name| CertName::parse(name).ok()) else {
+                continue;
+            };
+            let ordered = |it: &GenerationMeta| it.fingerprint == leaf && it.origin.is_some();
+            if self.generations(&name)?.iter().any(ordered) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Every generation of a certificate, oldest first: whence, and its leaf, or why it is of no use

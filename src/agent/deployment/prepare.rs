@@ -148,7 +148,7 @@ impl Deployment {
         }
         begin(shared, &self.certificate, Step::Survey);
         for endpoint in &self.target.verify {
-            let Ok(seen) = shared.prober.probe(endpoint, SURVEY.min(endpoint.within)).await else {
+            let Ok(seen) = shared.prober.probe(endpoint, SURVEY).await else {
                 continue;
             };
             for one in seen {
@@ -175,7 +175,14 @@ impl Deployment {
         let wanted = self.certificate.identifiers.iter().cloned().collect();
         // What is served matters where it is for this site; a server shows something to everybody.
         let served = survey.served.as_ref().and_then(|served| Facts::of(&served.chain).ok());
-        let served = served.map(|facts| InFiles { facts, is_ours: false });
+        let served = match served {
+            Some(facts) => {
+                let leaf = facts.leaf.fingerprint;
+                let known = shared.on_disk(move |store| store.has_ordered(leaf)).await;
+                Some(InFiles { facts, is_ours: known.unwrap_or(false) })
+            }
+            None => None,
+        };
         let in_place = in_files.or(served).filter(|InFiles { facts, .. }| {
             let covers = |name| facts.leaf.identifiers.iter().any(|theirs| theirs.covers(name));
             !facts.leaf.self_signed && self.certificate.identifiers.iter().any(covers)
@@ -328,5 +335,6 @@ async fn roots(shared: &Shared, path: &Path) -> Result<Vec<CertificateDer<'stati
     pem::certificates(&bytes).map_err(|error| unusable(&error))
 }
 
-/// How long an endpoint may take to show what it serves before the switch
-const SURVEY: Duration = Duration::from_secs(5);
+/// How long an endpoint may take to show what it serves before the switch: as long as afterwards,
+/// or a slow one would not be missed
+const SURVEY: Duration = Duration::from_secs(10);
