@@ -449,7 +449,17 @@ async fn a_pid_file_of_somebody_else_does_not_choose_our_processes() {
         let failure = signal(Signal::Usr1, Process::PidFile(path.clone())).await.unwrap_err();
         assert!(what_to_do(&failure).contains("chown root"), "{failure}");
         chown(&path, Some(0), None).unwrap();
+        // Who owns the directory could let another server's file take the place of this one.
+        let folder = path.parent().unwrap();
+        chown(folder, Some(65533), None).unwrap();
+        let failure = signal(Signal::Usr1, Process::PidFile(path.clone())).await.unwrap_err();
+        assert!(what_to_do(&failure).contains("chown root"), "{failure}");
+        chown(folder, Some(0), None).unwrap();
     }
+    let link = scene.path("link.pid");
+    symlink(&path, &link).unwrap();
+    let failure = signal(Signal::Usr1, Process::PidFile(link)).await.unwrap_err();
+    assert!(failure.summary.as_str().contains("is a symlink"), "{failure}");
     signal(Signal::Hup, Process::PidFile(path)).await.unwrap();
     assert_eq!(server.line(), "HUP");
 }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -46,7 +46,8 @@ fn send_to_pid_file(signal: Signal, path: &Path) -> Result<(), Failure> {
         }
         Err(error) => return Err(retry(format!("cannot read {shown}: {error}"))),
     };
-    if file.writable_by_all {
+    if let Some(open) = &file.writable_by_all {
+        let shown = open.display();
         return Err(Failure::needs_operator(
             Step::Reload,
             format!("{shown} can be written by everybody, who could choose what is signalled"),
@@ -57,16 +58,20 @@ fn send_to_pid_file(signal: Signal, path: &Path) -> Result<(), Failure> {
         return Err(retry(format!("{shown} does not begin with the number of a process")));
     };
     let target = Target::open(pid)?;
-    // Who may write the file chooses the process, so it must be one that they could signal too.
-    if ![0, geteuid().as_raw(), target.owner].contains(&file.owner) {
-        return Err(Failure::needs_operator(
-            Step::Reload,
-            format!(
-                "{shown} belongs to user {}, and process {pid} to user {}",
-                file.owner, target.owner
-            ),
-            format!("give the file to root, if it is right: chown root {shown}"),
-        ));
+    // Who may write the file, or put another in its place, chooses the process, so it must be one
+    // that they could signal too.
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    for (shown, owner) in [(folder.display(), file.folder_owner), (shown, file.owner)] {
+        if ![0, geteuid().as_raw(), target.owner].contains(&owner) {
+            return Err(Failure::needs_operator(
+                Step::Reload,
+                format!(
+                    "{shown} belongs to user {owner}, and process {pid} to user {}",
+                    target.owner
+                ),
+                format!("give it to root, if it is right: chown root {shown}"),
+            ));
+        }
     }
     target.send(signal)
 }
@@ -74,14 +79,24 @@ fn send_to_pid_file(signal: Signal, path: &Path) -> Result<(), Failure> {
 struct PidFile {
     pid: Option<Pid>,
     owner: u32,
-    writable_by_all: bool,
+    folder_owner: u32,
+    /// It or its directory
+    writable_by_all: Option<PathBuf>,
 }
 
 fn read_pid_file(path: &Path) -> io::Result<PidFile> {
-    // Without NONBLOCK, a FIFO would hold us.
-    let file = open(path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
-    let file = File::from(file);
+    // Whoever owns its directory could let a symlink lead to the file of any other server. Without
+    // NONBLOCK, a FIFO would hold us.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let file = File::from(open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::LOOP => io::Error::other("it is a symlink: name what it leads to"),
+        errno => errno.into(),
+    })?);
     let metadata = file.metadata()?;
+    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
+    let around = folder.metadata()?;
+    let open = [(path, metadata.mode() & 0o002 != 0), (folder, around.mode() & 0o1002 == 0o002)];
+    let writable_by_all = open.into_iter().find_map(|(at, open)| open.then(|| at.to_owned()));
     if !metadata.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
@@ -93,7 +108,8 @@ fn read_pid_file(path: &Path) -> io::Result<PidFile> {
     Ok(PidFile {
         pid: number.and_then(|number| Pid::from_raw(i32::try_from(number).ok()?)),
         owner: metadata.uid(),
-        writable_by_all: metadata.mode() & 0o002 != 0,
+        folder_owner: around.uid(),
+        writable_by_all,
     })
 }
 
