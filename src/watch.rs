@@ -162,7 +162,8 @@ impl Watch {
             watcher.unwatch(&path).ok();
         }
         let mut new = false;
-        for path in wanted {
+        // In their order, so that what cannot be watched is the same each time.
+        for path in BTreeSet::from_iter(wanted) {
             if self.directories.contains_key(&path) {
                 continue;
             }
