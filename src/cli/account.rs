@@ -1,6 +1,7 @@
 //! `certkeep account`: the accounts at the CAs.
 
 use clap::{Args, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 
 use crate::acme;
@@ -138,7 +139,9 @@ fn change(
     setup::runtime()?.block_on(async {
         let shared = setup::shared(context, config)?;
         let _at_work = shared.at_work().await?;
-        // Key authorizations change with the key, so no order may be in flight.
+        // Key authorizations change with the key, so no order may be in flight. Each lock is a file.
+        let limit = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap_or_default();
         let mut locks = Vec::new();
         for name in config.certificates.keys() {
             match shared.store.lock_certificate(name)? {
