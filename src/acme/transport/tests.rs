@@ -85,7 +85,8 @@ async fn a_ca_that_says_nothing_or_never_ends_is_given_up() {
     assert!(failure.summary.as_str().contains("did not answer in time"), "{failure}");
     assert_eq!(failure.class, FailureClass::Retry);
     assert!(failure.try_other_issuer);
-    assert!(begun.elapsed() <= Duration::from_secs(31), "{:?}", begun.elapsed());
+    let seconds = begun.elapsed().as_secs();
+    assert!((29..=31).contains(&seconds), "{seconds}");
 
     let ca = Ca::start().await;
     let begun = tokio::time::Instant::now();
@@ -93,7 +94,8 @@ async fn a_ca_that_says_nothing_or_never_ends_is_given_up() {
     let failure = open(&ca).await.unwrap_err();
     assert!(failure.summary.as_str().contains("did not answer in time"), "{failure}");
     assert_eq!(failure.class, FailureClass::Retry);
-    assert!(begun.elapsed() <= Duration::from_secs(61), "{:?}", begun.elapsed());
+    let seconds = begun.elapsed().as_secs();
+    assert!((59..=61).contains(&seconds), "{seconds}");
 }
 
 #[tokio::test]
