@@ -684,8 +684,14 @@ pub enum Signal {
 /// Which process a signal goes to
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Process {
-    /// The one whose number is in this file
-    PidFile(PathBuf),
+    /// The one whose number is in a file
+    PidFile {
+        /// The file
+        path: PathBuf,
+        /// What the process must be called (`comm`): a file that its server left behind may have
+        /// the number of another by now
+        name: Option<String>,
+    },
     /// Those with this name (`comm`) whose parent has another name
     Name {
         /// The name

@@ -284,6 +284,9 @@ fn every_value_arrives_where_it_is_meant() {
             cgroup: cgroup.map(str::to_owned),
         },
     };
+    let path = "/run/haproxy.pid".into();
+    let process = Process::PidFile { path, name: Some("haproxy".to_owned()) };
+    assert_eq!(way("pid-file"), Reload::Signal { signal: Signal::Usr2, process });
     assert_eq!(way("process"), signal("nginx", "33", Some("system.slice/nginx.service")));
     let target = only_target(certificate("preset"));
     let (check, reload) = (["validate"], ["reload", "--force"]);

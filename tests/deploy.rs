@@ -383,6 +383,10 @@ fn named(name: &str) -> Process {
     Process::Name { name: name.to_owned(), user: None, cgroup: None }
 }
 
+fn in_file(path: PathBuf) -> Process {
+    Process::PidFile { path, name: None }
+}
+
 async fn signal(signal: Signal, process: Process) -> Result<(), Failure> {
     let reload = Reload::Signal { signal, process };
     timeout(PATIENCE, deploy::reload(&reload, &[], &|_| ())).await.unwrap()
@@ -407,7 +411,7 @@ async fn each_signal_reaches_the_process_of_the_pid_file() {
     for (kind, expected) in cases {
         let mut server = Server::start(Path::new("sh"), "");
         let path = pid_file(&scene, &format!("{}\n", server.pid()));
-        signal(kind, Process::PidFile(path)).await.unwrap();
+        signal(kind, in_file(path)).await.unwrap();
         assert_eq!(server.line(), expected);
     }
 }
@@ -426,11 +430,11 @@ async fn a_pid_file_without_a_running_process_fails_the_reload() {
     ];
     for (text, expected) in cases {
         let path = pid_file(&scene, &text);
-        let failure = signal(Signal::Hup, Process::PidFile(path)).await.unwrap_err();
+        let failure = signal(Signal::Hup, in_file(path)).await.unwrap_err();
         assert_eq!(failure.step, Step::Reload);
         assert!(failure.summary.as_str().contains(expected), "{text:?}: {failure}");
     }
-    let missing = Process::PidFile(scene.path("missing"));
+    let missing = in_file(scene.path("missing"));
     let failure = signal(Signal::Hup, missing).await.unwrap_err();
     assert!(failure.summary.as_str().contains("the server does not run"), "{failure}");
 }
@@ -441,26 +445,39 @@ async fn a_pid_file_of_somebody_else_does_not_choose_our_processes() {
     let mut server = Server::start(Path::new("sh"), "");
     let path = pid_file(&scene, &server.pid());
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
-    let failure = signal(Signal::Usr1, Process::PidFile(path.clone())).await.unwrap_err();
+    let failure = signal(Signal::Usr1, in_file(path.clone())).await.unwrap_err();
     assert!(what_to_do(&failure).contains("chmod o-w"), "{failure}");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o644)).unwrap();
     // Only root can give a file away; for others the first half is all there is.
     if chown(&path, Some(65533), None).is_ok() {
-        let failure = signal(Signal::Usr1, Process::PidFile(path.clone())).await.unwrap_err();
+        let failure = signal(Signal::Usr1, in_file(path.clone())).await.unwrap_err();
         assert!(what_to_do(&failure).contains("chown root"), "{failure}");
         chown(&path, Some(0), None).unwrap();
         // Who owns the directory could let another server's file take the place of this one.
         let folder = path.parent().unwrap();
         chown(folder, Some(65533), None).unwrap();
-        let failure = signal(Signal::Usr1, Process::PidFile(path.clone())).await.unwrap_err();
+        let failure = signal(Signal::Usr1, in_file(path.clone())).await.unwrap_err();
         assert!(what_to_do(&failure).contains("chown root"), "{failure}");
         chown(folder, Some(0), None).unwrap();
     }
     let link = scene.path("link.pid");
     symlink(&path, &link).unwrap();
-    let failure = signal(Signal::Usr1, Process::PidFile(link)).await.unwrap_err();
+    let failure = signal(Signal::Usr1, in_file(link)).await.unwrap_err();
     assert!(failure.summary.as_str().contains("is a symlink"), "{failure}");
-    signal(Signal::Hup, Process::PidFile(path)).await.unwrap();
+    signal(Signal::Hup, in_file(path)).await.unwrap();
+    assert_eq!(server.line(), "HUP");
+}
+
+#[tokio::test]
+async fn a_pid_file_left_behind_chooses_no_process_of_another_name() {
+    let scene = Scene::new();
+    let mut server = Server::start(Path::new("sh"), "");
+    let path = pid_file(&scene, &server.pid());
+    let called = |name: &str| Process::PidFile { path: path.clone(), name: Some(name.to_owned()) };
+    let failure = signal(Signal::Usr1, called("nginx")).await.unwrap_err();
+    let expected = "is called `sh` and not `nginx`: the server of ";
+    assert!(failure.summary.as_str().contains(expected), "{failure}");
+    signal(Signal::Hup, called("sh")).await.unwrap();
     assert_eq!(server.line(), "HUP");
 }
 

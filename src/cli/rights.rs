@@ -16,7 +16,9 @@ use crate::config::{Process, Reload};
 /// Whether a server can be reloaded, without reloading it; a command is for `deploy::preflight`
 pub(crate) fn reload(about: &str, reload: &Reload) -> Option<Finding> {
     match reload {
-        Reload::Signal { process: Process::PidFile(path), .. } => in_file(about, path),
+        Reload::Signal { process: Process::PidFile { path, name }, .. } => {
+            in_file(about, path, name.as_deref())
+        }
         // Which of several it is, only the reload finds out.
         Reload::Signal { process: Process::Name { name, user: None, cgroup: None }, .. } => {
             called(about, name)
@@ -26,17 +28,32 @@ pub(crate) fn reload(about: &str, reload: &Reload) -> Option<Finding> {
     }
 }
 
-fn in_file(about: &str, path: &Path) -> Option<Finding> {
+fn in_file(about: &str, path: &Path, name: Option<&str>) -> Option<Finding> {
     let pid = std::fs::read_to_string(path).ok().and_then(|text| {
         let number = text.lines().next()?.trim().parse().ok()?;
         Pid::from_raw(number)
     });
-    match pid {
-        Some(pid) => signalled(about, pid),
-        None => {
-            Some(Finding::info(about, unknown(&format!("{} names no process", path.display()))))
+    let Some(pid) = pid else {
+        return Some(Finding::info(
+            about,
+            unknown(&format!("{} names no process", path.display())),
+        ));
+    };
+    let comm = std::fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+    match (name, comm) {
+        (Some(name), Ok(comm)) if !is_called(&comm, name) => {
+            let (name, path) = (name.escape_debug(), path.display());
+            let why = format!("the process that {path} names is not called `{name}`");
+            Some(Finding::info(about, unknown(&why)))
         }
+        _ => signalled(about, pid),
     }
+}
+
+/// Whether this is the name in the form in which the kernel shows it
+fn is_called(comm: &[u8], name: &str) -> bool {
+    let name = name.as_bytes();
+    comm.trim_ascii_end() == name.get(..COMM).unwrap_or(name)
 }
 
 fn called(about: &str, name: &str) -> Option<Finding> {
@@ -44,9 +61,7 @@ fn called(about: &str, name: &str) -> Option<Finding> {
     let mut pids = processes.filter_map(|process| {
         let number = process.file_name().to_str()?.parse().ok()?;
         let comm = std::fs::read(process.path().join("comm")).ok()?;
-        let called =
-            comm.trim_ascii_end() == name.as_bytes().get(..COMM).unwrap_or(name.as_bytes());
-        Pid::from_raw(number).filter(|_| called)
+        Pid::from_raw(number).filter(|_| is_called(&comm, name))
     });
     match pids.next() {
         Some(pid) => signalled(about, pid),

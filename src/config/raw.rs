@@ -473,7 +473,7 @@ pub(super) struct RawReload {
 /// A signal, and the process that gets it.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(rename = "SignalTo", extend("oneOf" = [
+#[schemars(rename = "SignalTo", extend("anyOf" = [
     { "required": ["pid_file"] },
     { "required": ["process"] }
 ]))]
@@ -483,7 +483,8 @@ pub(super) struct RawSignal {
     pub(super) name: Option<Signal>,
     /// File with the number of the process.
     pub(super) pid_file: Option<Text>,
-    /// Name of the process, at most 15 characters, as `ps -o comm` shows it.
+    /// Name of the process, at most 15 characters, as `ps -o comm` shows it. Beside `pid_file`, no
+    /// process of another name gets the signal.
     pub(super) process: Option<Text>,
     /// The user that `process` runs as, by name or number, where several have the name.
     pub(super) user: Option<TextOrNumber>,

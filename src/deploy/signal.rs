@@ -1,4 +1,5 @@
-//! Signalling a server's process, and never one that got its number in the meantime.
+//! Signalling a server's process, and never one that got its number in the meantime: a handle is held
+//! while it is looked at. Whose number an old pid file has, only the name of the process tells.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -18,7 +19,7 @@ use crate::failure::{Failure, Step};
 pub(super) async fn send(signal: Signal, process: &Process) -> Result<(), Failure> {
     let process = process.clone();
     let sent = spawn_blocking(move || match &process {
-        Process::PidFile(path) => send_to_pid_file(signal, path),
+        Process::PidFile { path, name } => send_to_pid_file(signal, path, name.as_deref()),
         Process::Name { name, user, cgroup } => {
             send_to_name(signal, name, &Filter::new(user.as_deref(), cgroup.as_deref())?)
         }
@@ -30,14 +31,14 @@ pub(super) async fn send(signal: Signal, process: &Process) -> Result<(), Failur
 /// Say whether the user is known that the process is to run as
 pub(super) fn preflight(process: &Process) -> Result<(), Failure> {
     match process {
-        Process::PidFile(_) => Ok(()),
+        Process::PidFile { .. } => Ok(()),
         Process::Name { user, cgroup, .. } => Filter::new(user.as_deref(), cgroup.as_deref())
             .map(drop)
             .map_err(|failure| Failure { step: Step::Prepare, ..failure }),
     }
 }
 
-fn send_to_pid_file(signal: Signal, path: &Path) -> Result<(), Failure> {
+fn send_to_pid_file(signal: Signal, path: &Path, name: Option<&str>) -> Result<(), Failure> {
     let shown = path.display();
     let file = match read_pid_file(path) {
         Ok(file) => file,
@@ -72,6 +73,16 @@ fn send_to_pid_file(signal: Signal, path: &Path) -> Result<(), Failure> {
                 format!("give it to root, if it is right: chown root {shown}"),
             ));
         }
+    }
+    // The handle is held: what is read now is of the process that gets the signal.
+    if let (Some(name), Some(process)) = (name, read_process(pid.as_raw_nonzero().get()))
+        && !process.is_called(name)
+    {
+        let (name, other) = (name.escape_debug(), process.name.escape_ascii());
+        return Err(retry(format!(
+            "process {pid} is called `{other}` and not `{name}`: the server of {} does not run",
+            path.display()
+        )));
     }
     target.send(signal)
 }
@@ -228,13 +239,18 @@ struct Entry {
     name: Vec<u8>,
 }
 
+impl Entry {
+    fn is_called(&self, name: &str) -> bool {
+        let name = name.as_bytes();
+        self.name == name.get(..COMM_LEN).unwrap_or(name)
+    }
+}
+
 fn processes_called(name: &str) -> io::Result<Vec<Entry>> {
-    let name = name.as_bytes();
-    let name = name.get(..COMM_LEN).unwrap_or(name);
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        found.extend(pid.and_then(read_process).filter(|process| process.name == name));
+        found.extend(pid.and_then(read_process).filter(|process| process.is_called(name)));
     }
     Ok(found)
 }

@@ -145,10 +145,13 @@ fn signal_to(
         faults.missing(at, &["name"], "is missing", remedy)
     });
     let process = match (&raw.pid_file, &raw.process) {
-        (Some(text), None) => {
+        (Some(text), name) => {
             let path = path::file(text, base, &at.key("pid_file"), faults);
+            let name = name.as_ref().map(|text| process_name(text, &at.key("process"), faults));
             match (&raw.user, &raw.cgroup) {
-                (None, None) => path.map(Process::PidFile),
+                (None, None) => {
+                    path.and_then(|path| Ok(Process::PidFile { path, name: name.transpose()? }))
+                }
                 (user, _) => {
                     let key = if user.is_some() { "user" } else { "cgroup" };
                     let message = "chooses among processes of one name, and `pid_file` names one";
@@ -175,11 +178,6 @@ fn signal_to(
             at,
             "it is not said who gets the signal",
             "add `pid_file: PATH` or `process: NAME`",
-        )),
-        (Some(_), Some(_)) => Err(faults.value(
-            at,
-            "has both `pid_file` and `process`",
-            "keep `pid_file` if the server writes one, else `process`",
         )),
     };
     Ok(Reload::Signal { signal: signal?, process: process? })
