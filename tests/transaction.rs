@@ -170,6 +170,9 @@ fn a_server_that_refuses_both_gets_the_new_files_when_the_old_certificate_ends()
     assert_eq!(host.nginx.serves(), old, "nginx was not reloaded");
     assert_ne!(host.pair.leaf().fingerprint, old);
     host.pair.assert_sound();
+    let output = host.site.certkeep(&["renew"]).exits(1);
+    output.says(&["the new files stay, since the certificate before them ends at"]);
+    assert_ne!(host.pair.leaf().fingerprint, old, "{output}");
     host.nginx.repair_settings();
     host.site.certkeep(&["renew"]).succeeds();
     assert_eq!(host.nginx.serves(), host.pair.leaf().fingerprint);

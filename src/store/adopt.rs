@@ -9,6 +9,7 @@ use super::dir::{Dir, ourselves};
 use super::error::StoreError;
 use super::generation::NewGeneration;
 use super::install::{Placed, common_owner};
+use super::original::Kept;
 use super::owner::Owners;
 use super::pair::Pair;
 use super::{Store, walk};
@@ -41,6 +42,21 @@ impl Store {
     /// The chain that the outputs of a target hold, whoever put it there
     pub fn chain_in_outputs(&self, target: &Target) -> Option<Vec<CertificateDer<'static>>> {
         pem::certificates(&chain_of(target, &|output| read(&output.path))?).ok()
+    }
+
+    /// The chain that they held before the deployment that is under way, where that was no
+    /// generation
+    pub fn chain_before(
+        &self,
+        certificate: &Certificate,
+        target: &Target,
+    ) -> Option<Vec<CertificateDer<'static>>> {
+        let kept = self.kept(Kept::Before, &certificate.name, &target.name).ok()?;
+        let read = |output: &Output| {
+            let original = kept.iter().find(|original| original.path == output.path)?;
+            Some(original.was.content()?.bytes.clone())
+        };
+        pem::certificates(&chain_of(target, &read)?).ok()
     }
 
     /// The certificate with its key that the outputs hold; of several, the one that lasts longest

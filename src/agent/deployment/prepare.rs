@@ -35,6 +35,8 @@ struct Found {
     previous: Option<Arc<Generation>>,
     /// The chain that the outputs hold
     in_files: Option<Vec<CertificateDer<'static>>>,
+    /// The one that they held before the switch, where that was no generation
+    replaced: Option<Vec<CertificateDer<'static>>>,
 }
 
 /// What is there before a deployment, and comes back when it fails
@@ -67,7 +69,7 @@ impl Deployment {
                 ..TargetRecord::default()
             };
         }
-        let Found { generation, previous, in_files } = match self.find(shared).await {
+        let Found { generation, previous, in_files, replaced } = match self.find(shared).await {
             Ok(Some(found)) => found,
             Ok(None) => {
                 let summary =
@@ -89,7 +91,8 @@ impl Deployment {
         };
         let shown = in_files.as_deref().and_then(|chain| chain.first());
         let shown = shown.map(|leaf| Fingerprint::of(leaf));
-        let in_files = InFiles::of(in_files.as_deref(), &leaf, previous.as_deref());
+        let in_files = [in_files, replaced].into_iter().flatten();
+        let in_files = InFiles::of(in_files, &leaf, previous.as_deref());
         let mut before = Before { previous, leaf: in_files.as_ref().map(InFiles::leaf) };
         let fresh = self.record.installed_at.is_none();
         if self.why == DeployReason::NotLive {
@@ -135,6 +138,7 @@ impl Deployment {
                 generation: Arc::new(generation),
                 previous: previous.and_then(load).map(Arc::new),
                 in_files: store.chain_in_outputs(&target),
+                replaced: store.chain_before(&certificate, &target),
             }))
         };
         shared.on_disk(find).await
@@ -278,13 +282,14 @@ struct InFiles {
 impl InFiles {
     /// What the files hold before the switch, as far as that can be told
     fn of(
-        found: Option<&[CertificateDer<'static>]>,
+        found: impl Iterator<Item = Vec<CertificateDer<'static>>>,
         new: &Leaf,
         previous: Option<&Generation>,
     ) -> Option<Self> {
-        let found = found.and_then(|chain| Facts::of(chain).ok());
-        // Of other formats nothing can be read, and after a crash the files are switched already.
-        let found = found.filter(|facts| facts.leaf.fingerprint != new.fingerprint);
+        // Of other formats nothing can be read. After a crash, or a server that loaded neither, the
+        // files are switched already.
+        let mut found = found.filter_map(|chain| Facts::of(&chain).ok());
+        let found = found.find(|facts| facts.leaf.fingerprint != new.fingerprint);
         let held = || Facts::of(&pem::certificates(previous?.chain.as_bytes()).ok()?).ok();
         let facts = found.or_else(held)?;
         let is_ours = previous.is_some_and(|previous| {
