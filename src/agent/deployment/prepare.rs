@@ -178,8 +178,8 @@ impl Deployment {
             .map_err(|error| Failure::retry(Step::Gate, error.to_string()))?;
         let wanted = self.certificate.identifiers.iter().cloned().collect();
         // What is served matters where it is for this site; a server shows something to everybody.
-        let served = survey.served.as_ref().and_then(|served| Facts::of(&served.chain).ok());
-        let served = match served {
+        let served = survey.served.as_ref().filter(|_| in_files.is_none());
+        let served = match served.and_then(|served| Facts::of(&served.chain).ok()) {
             Some(facts) => {
                 let leaf = facts.leaf.fingerprint;
                 let known = shared.on_disk(move |store| store.has_ordered(leaf)).await;
