@@ -100,8 +100,9 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
                 let kept = store.generations(&name)?;
                 attempts.revoked.retain(|one| kept.iter().any(|meta| meta.fingerprint == *one));
                 attempts.revoked.insert(fingerprint);
-                store.write_attempts(&name, &Attempts { version: VERSION, ..attempts })?;
+                // Once it is known to be revoked, nothing else ends a pin.
                 leave(store, &name, number)?;
+                store.write_attempts(&name, &Attempts { version: VERSION, ..attempts })?;
                 Ok(kept.iter().map(|meta| meta.number).max())
             })
             .await
