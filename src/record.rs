@@ -251,7 +251,7 @@ pub struct TargetRecord {
     /// When every endpoint was last seen to serve it, or when that began to count without endpoints
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub live_at: Option<Timestamp>,
-    /// The endpoints that proved it by a handshake, each as [`Endpoint::place`]
+    /// The endpoints that showed it in a handshake, each as [`Endpoint::place`]: they can serve it
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub proven: Vec<String>,
     /// Whether it was live once and something happened since: nothing goes back from it
@@ -260,6 +260,9 @@ pub struct TargetRecord {
     /// Failed attempts with this generation
     #[serde(default)]
     pub failures: u32,
+    /// Those of them that left other files in place
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refusals: u32,
     /// The latest of them
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure: Option<Box<Failure>>,
@@ -301,7 +304,7 @@ impl TargetRecord {
 
     /// Whether the server refused this generation so often that only another cause can help
     pub const fn is_refused(&self) -> bool {
-        self.installed_at.is_none() && self.failures >= REFUSALS
+        self.installed_at.is_none() && self.refusals >= REFUSALS
     }
 
     /// Whether the latest of so many refusals is one that the server's clients may have felt

@@ -306,19 +306,23 @@ fn a_server_that_goes_on_with_the_old_certificate_is_installed_and_reloaded_agai
     assert_eq!(host.ca.issued(), 2);
 }
 
+/// A site on two servers, of which the one that lags is reloaded by nobody
+fn configure_late(host: &Host, reload: &str, late: &Nginx) {
+    host.site.configure(&format!(
+        "site:\n  names: [a.test]\n  files:\n  - {{ path: TLS/site.pem, content: fullchain }}\n  \
+         - {{ path: TLS/site.key, content: key }}\n  deploy:\n    reload: {reload}\n    verify:\n    \
+         - {{ endpoint: \"a.test:443\", connect: \"{}\", within: 2s }}\n    \
+         - {{ endpoint: \"late.test:443\", connect: \"{}\", within: 2s }}\n",
+        host.nginx.address(),
+        late.address()
+    ));
+}
+
 #[test]
 fn an_endpoint_that_lags_behind_is_named_and_keeps_it_from_being_live() {
     let host = Host::live();
     let (old, late) = (host.nginx.serves(), nginx(&host.pair.fullchain, &host.pair.key).start());
-    host.site.configure(&format!(
-        "site:\n  names: [a.test]\n  files:\n  - {{ path: TLS/site.pem, content: fullchain }}\n  \
-         - {{ path: TLS/site.key, content: key }}\n  deploy:\n    reload: {}\n    verify:\n    \
-         - {{ endpoint: \"a.test:443\", connect: \"{}\", within: 2s }}\n    \
-         - {{ endpoint: \"late.test:443\", connect: \"{}\", within: 2s }}\n",
-        host.nginx.reload(),
-        host.nginx.address(),
-        late.address()
-    ));
+    configure_late(&host, &host.nginx.reload(), &late);
     let output = host.renew();
     assert_eq!(output.code, Some(1), "{output}");
     output.says(&["late.test:443 does not serve", "still serves the one before"]);
@@ -328,6 +332,49 @@ fn an_endpoint_that_lags_behind_is_named_and_keeps_it_from_being_live() {
     wait_until("it has caught up", PATIENCE, || (late.serves() != old).then_some(()));
     host.site.certkeep(&["renew"]).succeeds();
     assert_eq!(host.site.state_of("site"), "live");
+}
+
+#[test]
+fn what_one_endpoint_showed_is_not_taken_back_when_a_later_reload_fails() {
+    let host = Host::live();
+    let (old, late) = (host.nginx.serves(), nginx(&host.pair.fullchain, &host.pair.key).start());
+    configure_late(&host, &host.nginx.reload(), &late);
+    host.renew().says(&["late.test:443 does not serve"]);
+    let new = host.nginx.serves();
+    assert_ne!(new, old);
+    configure_late(&host, &format!("[{}]", program("false").display()), &late);
+    let output = host.site.certkeep(&["renew"]).exits(1);
+    output.says(&["exited with status 1"]).keeps_quiet_about(&["the previous files are back"]);
+    assert_eq!(host.pair.leaf().fingerprint, new);
+    assert_eq!((host.nginx.serves(), host.site.state_of("site").as_str()), (new, "installed"));
+}
+
+#[test]
+fn an_endpoint_that_dies_before_it_showed_the_new_certificate_brings_the_old_one_back() {
+    let host = Host::live();
+    let (old, late) = (host.nginx.serves(), nginx(&host.pair.fullchain, &host.pair.key).start());
+    configure_late(&host, &host.nginx.reload(), &late);
+    host.renew().says(&["late.test:443 does not serve"]);
+    let ends = host.script("ends", &format!("kill -TERM $(cat {})", late.pid_file().display()));
+    configure_late(&host, &format!("[{}]", ends.display()), &late);
+    let output = host.site.certkeep(&["renew"]).exits(1);
+    output.says(&["late.test:443", "refuses the connection", "the previous files are back"]);
+    assert_eq!(host.pair.leaf().fingerprint, old, "{output}");
+}
+
+#[test]
+fn attempts_that_left_the_new_files_in_place_are_no_refusals() {
+    let host = Host::live();
+    let old = host.nginx.serves();
+    host.configure(&Deploy { reload: format!("[{}]", program("true").display()), ..host.well() });
+    host.renew();
+    for _ in 0..2 {
+        host.site.certkeep(&["renew"]).exits(1).says(&["still serves the one before"]);
+    }
+    host.configure(&Deploy { reload: format!("[{}]", program("false").display()), ..host.well() });
+    let output = host.site.certkeep(&["renew"]).exits(1);
+    host.assert_as_before(old, &output);
+    assert_ne!(host.site.state_of("site"), "needs-operator", "it was refused once: {output}");
 }
 
 #[test]

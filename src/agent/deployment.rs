@@ -311,6 +311,10 @@ impl Deployment {
             record.installed_at = None;
             record.reloaded_at = None;
             record.was_live = false;
+            record.proven.clear();
+        }
+        if record.installed_at.is_none() {
+            record.refusals = record.refusals.saturating_add(1);
         }
         if record.is_refused() && failure.class == FailureClass::Retry {
             let what = format!(

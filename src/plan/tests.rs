@@ -498,9 +498,9 @@ fn what_a_server_refuses_is_not_ordered_again_until_it_ends() {
     let mut observed = live(1, START, days(90));
     let record = &mut observed.targets.get_mut(&target()).unwrap().record;
     (record.installed_at, record.live_at) = (None, None);
-    let held_back = |failures, day, observed: &Observed| {
+    let held_back = |refusals, day, observed: &Observed| {
         let mut observed = observed.clone();
-        observed.targets.get_mut(&target()).unwrap().record.failures = failures;
+        observed.targets.get_mut(&target()).unwrap().record.refusals = refusals;
         decision(START.after(days(day)), &config(), &observed).held_back
     };
     let undeployed = Some(HeldBack::Undeployed { target: target() });

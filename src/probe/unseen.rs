@@ -41,6 +41,16 @@ impl Seen {
     }
 }
 
+impl Unseen {
+    /// Whether one of its addresses showed what is wanted when it was asked last
+    pub(crate) fn is_seen(&self) -> bool {
+        self.addresses.iter().any(|seen| match &seen.outcome {
+            Some(Ok(chain)) => chain.leaf == self.wanted.leaf,
+            _ => false,
+        })
+    }
+}
+
 impl fmt::Display for Unseen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { endpoint, wanted, unresolved, addresses } = self;

@@ -67,7 +67,12 @@ impl Batch {
         if let Err(NotLoaded { failure, check }) = loaded {
             let limited = |it: &Installed| it.deployment.target.max_reloads_per_hour.is_some();
             let may_split = may_split && members.len() > 1 && !members.iter().any(limited);
-            let refused = members.into_iter().map(|member| (member, failure.clone())).collect();
+            let refused = members.into_iter().map(|mut member| {
+                // What an endpoint serves already, the server can load.
+                member.reversible &= member.deployment.record.proven.is_empty();
+                (member, failure.clone())
+            });
+            let refused = refused.collect();
             let culprit = check.filter(|_| may_split);
             return self.go_back(shared, refused, culprit.as_ref(), may_split).await;
         }

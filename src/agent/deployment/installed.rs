@@ -112,13 +112,30 @@ impl Installed {
         if unseen.iter().any(|unseen| self.is_broken(unseen)) {
             return Some((self, failure));
         }
+        self.note_proven(&unseen);
         // The server is up and serves something else: another reload may be all that it takes.
         self.deployment.fail(shared, failure, false).await;
         None
     }
 
-    /// Whether an address shows nothing any more that did before
+    /// Note the endpoints that showed it, where others did not
+    fn note_proven(&mut self, unseen: &[Unseen]) {
+        let shows = |endpoint: &&Endpoint| {
+            unseen.iter().find(|one| one.endpoint == **endpoint).is_none_or(Unseen::is_seen)
+        };
+        let showing = self.deployment.target.verify.iter().filter(shows).map(Endpoint::place);
+        let proven = &mut self.deployment.record.proven;
+        proven.extend(showing);
+        proven.sort_unstable();
+        proven.dedup();
+    }
+
+    /// Whether an address shows nothing any more that did before, and not since it showed the new
+    /// certificate
     fn is_broken(&self, unseen: &Unseen) -> bool {
+        if self.deployment.record.proven.contains(&unseen.endpoint.place()) {
+            return false;
+        }
         let answered = |seen: &Seen| {
             let address = format!("{} {}", unseen.endpoint, seen.address);
             self.deployment.record.answered.contains(&address)
@@ -159,6 +176,7 @@ impl Installed {
         record.was_live = false;
         record.proven = self.deployment.target.verify.iter().map(Endpoint::place).collect();
         record.failures = 0;
+        record.refusals = 0;
         record.last_failure = None;
         record.not_before = None;
         let certificate = Arc::clone(&self.deployment.certificate);
