@@ -476,7 +476,8 @@ fn hold_back(
         .map(|until| HeldBack::Ledger { until })
 }
 
-/// The target that refuses the newest generation, where another would be no different
+/// The target that refuses the newest generation, where another would be no different, unless
+/// others have it and depend on the next one
 fn undeployed(
     certificate: &Certificate,
     observed: &Observed,
@@ -486,11 +487,15 @@ fn undeployed(
     if !matches!(reason, Reason::Age { .. } | Reason::KeyAge { .. } | Reason::RenewalInfo { .. }) {
         return None;
     }
-    let refuses = |target: &&Target| {
-        let record = observed.targets.get(&target.name).map(|seen| &seen.record);
-        record.is_some_and(|record| record.generation == newest && record.is_refused())
-    };
-    certificate.targets.iter().find(refuses).map(|target| target.name.clone())
+    let records = certificate.targets.iter().filter_map(|target| {
+        let record = &observed.targets.get(&target.name)?.record;
+        (record.generation == newest).then_some((target, record))
+    });
+    let records: Vec<_> = records.collect();
+    if records.iter().any(|(_, record)| record.installed_at.is_some()) {
+        return None;
+    }
+    records.iter().find(|(_, record)| record.is_refused()).map(|(target, _)| target.name.clone())
 }
 
 /// When another order is allowed after several that ended with their process

@@ -511,6 +511,22 @@ fn what_a_server_refuses_is_not_ordered_again_until_it_ends() {
     assert_eq!(held_back(3, 70, &observed), None);
 }
 
+#[test]
+fn a_server_that_refuses_keeps_no_renewal_from_others_that_do_not() {
+    let mut observed = live(1, START, days(90));
+    let mut config = config();
+    let targets = &mut certificate(&mut config).targets;
+    let mail = Target { name: TargetName::parse("mail").unwrap(), ..targets[0].clone() };
+    targets.push(mail.clone());
+    let record = TargetRecord { generation: 1, refusals: 3, ..TargetRecord::default() };
+    let seen = Box::new(ObservedTarget { record, ..ObservedTarget::default() });
+    observed.targets.insert(mail.name, seen);
+    assert_eq!(decision(START.after(days(70)), &config, &observed).held_back, None);
+    observed.targets.get_mut(&target()).unwrap().record.installed_at = None;
+    let held_back = decision(START.after(days(70)), &config, &observed).held_back;
+    assert!(matches!(held_back, Some(HeldBack::Undeployed { .. })), "{held_back:?}");
+}
+
 /// One certificate through a span of time: what a plan asks for is done at once
 struct Simulation {
     now: Timestamp,
