@@ -153,6 +153,33 @@ async fn a_certificate_that_haproxy_does_not_have_is_named_with_those_that_it_ha
     assert!(remedy(&failure).contains("crt-list"), "{said}");
 }
 
+#[test]
+fn a_certificate_that_haproxy_does_not_have_keeps_no_other_from_being_live() {
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    let names = ["a", "b", "c", "d"];
+    let paths = names.map(|name| site.tls().join(format!("{name}.pem")));
+    paths.iter().for_each(|path| combine(path));
+    let server = haproxy(&[&paths[0], &paths[2], &paths[3]]).start();
+    let one = |name: &str| {
+        format!(
+            "{name}:\n  names: [a.test]\n  files: [{{ path: TLS/{name}.pem, content: combined }}]\n  \
+             deploy: {{ reload: {{ haproxy: {{ socket: {} }} }} }}\n",
+            server.socket().display(),
+        )
+    };
+    site.configure(&names.map(one).concat());
+    let before = leaf(&paths[1]);
+    let said = site.certkeep(&["renew"]).exits(1);
+    said.says(&["HAProxy has no certificate", "b.pem", "one half is tried after the other"]);
+    let states = names.map(|name| site.state_of(name));
+    assert_eq!(states, ["live", "needs-operator", "live", "live"], "{said}");
+    assert_eq!(leaf(&paths[1]), before, "{said}");
+    for (place, path) in [(0, &paths[0]), (1, &paths[2]), (2, &paths[3])] {
+        assert_eq!(server.serves(place), leaf(path));
+    }
+}
+
 #[tokio::test]
 async fn an_api_that_may_only_look_is_for_the_operator() {
     let files = Files::new();

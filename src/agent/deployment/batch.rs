@@ -15,8 +15,9 @@ use crate::text::External;
 
 /// Bring deployments that one reload serves as far as they get
 ///
-/// Where the server refuses many at once and takes what was there before, it is asked about one
-/// half and then the other: one that is refused is not the failure of all.
+/// Where the server refuses many at once and takes what was there before, or says that it lacks one
+/// of them, it is asked about one half and then the other: one that is refused is not the failure of
+/// all.
 pub(super) async fn run(shared: &Shared, members: Vec<Installed>) {
     let mut waiting = vec![members];
     let mut attempts = MOST_ATTEMPTS;
@@ -165,6 +166,7 @@ impl Batch {
     ) -> Vec<Vec<Installed>> {
         let (mut staying, mut others) = (Vec::new(), Vec::new());
         let why = refused.first().map(|(_, failure)| failure.to_string()).unwrap_or_default();
+        let is_of_one = refused.first().is_some_and(|(member, failure)| member.is_of_one(failure));
         for (mut member, failure) in refused {
             let put_back = member.put_back(shared).await;
             member.refused = (put_back != PutBack::Nothing).then(|| failure.clone());
@@ -182,13 +184,18 @@ impl Batch {
         };
         let mut parts = vec![others];
         let many = staying.len() + self.members.len() > 1;
-        if may_split && many && matches!(verdict, Some(Verdict::Loaded)) {
+        let takes_others = match &verdict {
+            Some(Verdict::Loaded) => true,
+            Some(Verdict::NotLoaded(_)) => is_of_one,
+            _ => false,
+        };
+        if may_split && many && takes_others {
             let staying = std::mem::take(&mut staying).into_iter().map(|(member, _)| member);
             let mut first: Vec<_> = staying.chain(std::mem::take(&mut self.members)).collect();
             let message = External::new(format!(
-                "{why}; of {} certificates, and the server takes those before them: one half is \
-                 tried after the other",
-                first.len()
+                "{why}; of {} certificates{}: one half is tried after the other",
+                first.len(),
+                if is_of_one { "" } else { ", and the server takes those before them" }
             ));
             shared.tell(Event::Warned { certificate: None, message });
             parts.push(first.split_off(first.len() / 2));
