@@ -57,11 +57,16 @@ mod exchange;
 mod file;
 mod haproxy;
 mod http;
+mod pid_file;
 mod signal;
 mod socket;
 mod systemd;
 mod trigger;
 mod trust;
+
+use std::path::Path;
+
+use rustix::process::Pid;
 
 use crate::config::{Hook, Reload, Target};
 use crate::event::Event;
@@ -71,6 +76,7 @@ pub use context::HookContext;
 
 use command::{Invocation, Unsuccessful};
 use context::HookEvent;
+use pid_file::PidFile;
 
 /// Say whether a target could be checked and reloaded at all, without doing either
 ///
@@ -117,6 +123,11 @@ pub fn preflight(target: &Target) -> Result<(), Failure> {
         Some(Reload::Signal { process, .. }) => signal::preflight(process),
         Some(Reload::Systemd { .. }) | None => Ok(()),
     }
+}
+
+/// The process that a pid file names now, if the file may be believed
+pub(crate) fn process_in(path: &Path) -> Option<Pid> {
+    PidFile::read(path, Step::Prepare).ok()??.pid
 }
 
 /// Run the server's own check of its configuration and files, once for all that share it

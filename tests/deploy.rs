@@ -17,7 +17,7 @@ use certkeep::event::Event;
 use certkeep::failure::{Failure, FailureClass, Step};
 use certkeep::name::{CertName, Identifier, TargetName};
 use certkeep::text::External;
-use rustix::process::{Pid, kill_process, kill_process_group};
+use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -434,6 +434,13 @@ async fn a_pid_file_without_a_running_process_fails_the_reload() {
         assert_eq!(failure.step, Step::Reload);
         assert!(failure.summary.as_str().contains(expected), "{text:?}: {failure}");
     }
+    let mut ended = Command::new("true").spawn().unwrap();
+    let seen = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(Pid::from_child(&ended)), seen).unwrap();
+    let path = pid_file(&scene, &ended.id().to_string());
+    let failure = signal(Signal::Hup, in_file(path)).await.unwrap_err();
+    assert!(failure.summary.as_str().contains("has ended"), "its parent did not notice: {failure}");
+    ended.wait().unwrap();
     let missing = in_file(scene.path("missing"));
     let failure = signal(Signal::Hup, missing).await.unwrap_err();
     assert!(failure.summary.as_str().contains("the server does not run"), "{failure}");
@@ -460,11 +467,21 @@ async fn a_pid_file_of_somebody_else_does_not_choose_our_processes() {
         assert!(what_to_do(&failure).contains("chown root"), "{failure}");
         chown(folder, Some(0), None).unwrap();
     }
+    // And who owns the way to it could lead to another server's.
+    let way = scene.path("way");
+    std::fs::create_dir(&way).unwrap();
+    symlink(path.parent().unwrap(), way.join("run")).unwrap();
+    let by_way = way.join("run").join(path.file_name().unwrap());
+    if chown(&way, Some(65533), None).is_ok() {
+        let failure = signal(Signal::Usr1, in_file(by_way.clone())).await.unwrap_err();
+        assert!(what_to_do(&failure).contains("chown root"), "{failure}");
+        chown(&way, Some(0), None).unwrap();
+    }
     let link = scene.path("link.pid");
     symlink(&path, &link).unwrap();
     let failure = signal(Signal::Usr1, in_file(link)).await.unwrap_err();
-    assert!(failure.summary.as_str().contains("is a symlink"), "{failure}");
-    signal(Signal::Hup, in_file(path)).await.unwrap();
+    assert!(what_to_do(&failure).contains("name what it leads to"), "{failure}");
+    signal(Signal::Hup, in_file(by_way)).await.unwrap();
     assert_eq!(server.line(), "HUP");
 }
 

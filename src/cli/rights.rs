@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use crate::cli::finding::Finding;
 use crate::config::{Process, Reload};
+use crate::deploy;
 
 /// Whether a server can be reloaded, without reloading it; a command is for `deploy::preflight`
 pub(crate) fn reload(about: &str, reload: &Reload) -> Option<Finding> {
@@ -29,11 +30,7 @@ pub(crate) fn reload(about: &str, reload: &Reload) -> Option<Finding> {
 }
 
 fn in_file(about: &str, path: &Path, name: Option<&str>) -> Option<Finding> {
-    let pid = std::fs::read_to_string(path).ok().and_then(|text| {
-        let number = text.lines().next()?.trim().parse().ok()?;
-        Pid::from_raw(number)
-    });
-    let Some(pid) = pid else {
+    let Some(pid) = deploy::process_in(path) else {
         return Some(Finding::info(
             about,
             unknown(&format!("{} names no process", path.display())),

@@ -1,17 +1,17 @@
 //! Signalling a server's process, and never one that got its number in the meantime: a handle is held
 //! while it is looked at. Whose number an old pid file has, only the name of the process tells.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, geteuid, getpid, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open, pidfd_send_signal};
 use tokio::task::spawn_blocking;
 
+use super::pid_file::PidFile;
 use crate::config::{Process, Signal};
 use crate::failure::{Failure, Step};
 
@@ -28,10 +28,18 @@ pub(super) async fn send(signal: Signal, process: &Process) -> Result<(), Failur
     sent.await.map_err(died)?
 }
 
-/// Say whether the user is known that the process is to run as
+/// Say whether nobody else chose the process, and the user is known that it is to run as
 pub(super) fn preflight(process: &Process) -> Result<(), Failure> {
     match process {
-        Process::PidFile { .. } => Ok(()),
+        Process::PidFile { path, .. } => {
+            let file = PidFile::read(path, Step::Prepare)?;
+            let chosen = file.and_then(|file| Some((file.pid?, file)));
+            // Of one that does not run now, nobody knows whose it will be.
+            chosen.map_or(Ok(()), |(pid, file)| match owner_of(pid) {
+                Ok(owner) => file.chooses(pid, owner, Step::Prepare),
+                Err(_) => Ok(()),
+            })
+        }
         Process::Name { user, cgroup, .. } => Filter::new(user.as_deref(), cgroup.as_deref())
             .map(drop)
             .map_err(|failure| Failure { step: Step::Prepare, ..failure }),
@@ -40,88 +48,29 @@ pub(super) fn preflight(process: &Process) -> Result<(), Failure> {
 
 fn send_to_pid_file(signal: Signal, path: &Path, name: Option<&str>) -> Result<(), Failure> {
     let shown = path.display();
-    let file = match read_pid_file(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(retry(format!("there is no {shown}: the server does not run")));
-        }
-        Err(error) => return Err(retry(format!("cannot read {shown}: {error}"))),
+    let Some(file) = PidFile::read(path, Step::Reload)? else {
+        return Err(retry(format!("there is no {shown}: the server does not run")));
     };
-    if let Some(open) = &file.writable_by_all {
-        let shown = open.display();
-        return Err(Failure::needs_operator(
-            Step::Reload,
-            format!("{shown} can be written by everybody, who could choose what is signalled"),
-            format!("keep it to its owner: chmod o-w {shown}"),
-        ));
-    }
     let Some(pid) = file.pid else {
         return Err(retry(format!("{shown} does not begin with the number of a process")));
     };
     let target = Target::open(pid)?;
-    // Who may write the file, or put another in its place, chooses the process, so it must be one
-    // that they could signal too.
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    for (shown, owner) in [(folder.display(), file.folder_owner), (shown, file.owner)] {
-        if ![0, geteuid().as_raw(), target.owner].contains(&owner) {
-            return Err(Failure::needs_operator(
-                Step::Reload,
-                format!(
-                    "{shown} belongs to user {owner}, and process {pid} to user {}",
-                    target.owner
-                ),
-                format!("give it to root, if it is right: chown root {shown}"),
-            ));
-        }
-    }
+    file.chooses(pid, target.owner, Step::Reload)?;
     // The handle is held: what is read now is of the process that gets the signal.
-    if let (Some(name), Some(process)) = (name, read_process(pid.as_raw_nonzero().get()))
-        && !process.is_called(name)
-    {
-        let (name, other) = (name.escape_debug(), process.name.escape_ascii());
-        return Err(retry(format!(
-            "process {pid} is called `{other}` and not `{name}`: the server of {} does not run",
-            path.display()
-        )));
+    let stat = fs::read(format!("/proc/{pid}/stat"));
+    let process = stat.as_ref().ok().and_then(|stat| parse_stat(pid.as_raw_nonzero().get(), stat));
+    match (process, name) {
+        (Some(process), Some(name)) if !process.is_called(name) => {
+            let (name, other) = (name.escape_debug(), process.name.escape_ascii());
+            Err(retry(format!(
+                "process {pid} is called `{other}` and not `{name}`: the server of {shown} does \
+                 not run"
+            )))
+        }
+        // One that ended takes signals until its parent has noticed.
+        (None, _) if stat.is_ok() => Err(retry(format!("process {pid} of {shown} has ended"))),
+        _ => target.send(signal),
     }
-    target.send(signal)
-}
-
-struct PidFile {
-    pid: Option<Pid>,
-    owner: u32,
-    folder_owner: u32,
-    /// It or its directory
-    writable_by_all: Option<PathBuf>,
-}
-
-fn read_pid_file(path: &Path) -> io::Result<PidFile> {
-    // Whoever owns its directory could let a symlink lead to the file of any other server. Without
-    // NONBLOCK, a FIFO would hold us.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    let file = File::from(open(path, flags, Mode::empty()).map_err(|errno| match errno {
-        Errno::LOOP => io::Error::other("it is a symlink: name what it leads to"),
-        errno => errno.into(),
-    })?);
-    let metadata = file.metadata()?;
-    let folder = path.parent().unwrap_or_else(|| Path::new("/"));
-    let around = folder.metadata()?;
-    let open = [(path, metadata.mode() & 0o002 != 0), (folder, around.mode() & 0o1002 == 0o002)];
-    let writable_by_all = open.into_iter().find_map(|(at, open)| open.then(|| at.to_owned()));
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut text = Vec::new();
-    file.take(PID_FILE_LIMIT).read_to_end(&mut text)?;
-    // PostgreSQL writes more lines after the first.
-    let first = text.split(|byte| *byte == b'\n').next().unwrap_or_default().trim_ascii();
-    let number = std::str::from_utf8(first).ok().and_then(|number| number.parse::<u32>().ok());
-    Ok(PidFile {
-        pid: number.and_then(|number| Pid::from_raw(i32::try_from(number).ok()?)),
-        owner: metadata.uid(),
-        folder_owner: around.uid(),
-        writable_by_all,
-    })
 }
 
 fn send_to_name(signal: Signal, name: &str, filter: &Filter<'_>) -> Result<(), Failure> {
@@ -297,9 +246,8 @@ impl Target {
             Errno::INVAL => retry(format!("{pid} is a thread and no process")),
             _ => retry(format!("cannot hold process {pid}: {error}")),
         })?;
-        let owner = fs::metadata(format!("/proc/{pid}"))
-            .map_err(|error| retry(format!("cannot look at process {pid}: {error}")))?
-            .uid();
+        let owner = owner_of(pid)
+            .map_err(|error| retry(format!("cannot look at process {pid}: {error}")))?;
         Ok(Self { pid, handle, owner })
     }
 
@@ -317,6 +265,10 @@ impl Target {
     }
 }
 
+fn owner_of(pid: Pid) -> io::Result<u32> {
+    Ok(fs::metadata(format!("/proc/{pid}"))?.uid())
+}
+
 const fn number(signal: Signal) -> rustix::process::Signal {
     match signal {
         Signal::Hup => rustix::process::Signal::HUP,
@@ -329,9 +281,6 @@ const fn number(signal: Signal) -> rustix::process::Signal {
 fn retry(summary: String) -> Failure {
     Failure::retry(Step::Reload, summary)
 }
-
-/// How much of a pid file is read
-const PID_FILE_LIMIT: u64 = 64;
 
 /// How much of a name the kernel keeps, in bytes
 const COMM_LEN: usize = 15;
@@ -401,33 +350,5 @@ mod tests {
         assert_eq!(entry.name, comm.trim_ascii_end());
         assert_eq!(entry.parent, rustix::process::getppid().unwrap().as_raw_nonzero().get());
         assert!(entry.started > 0);
-    }
-
-    #[test]
-    fn a_pid_file_is_a_number_in_a_regular_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("pid");
-        let cases = [
-            ("1234\n", Some(1234)),
-            (" 77", Some(77)),
-            ("55\n/var/lib/postgresql\n1795\n", Some(55)),
-            ("", None),
-            ("0\n", None),
-            ("-1\n", None),
-            ("12 34\n", None),
-            ("99999999999\n", None),
-            ("4294967295\n", None),
-            ("nginx\n", None),
-        ];
-        for (text, expected) in cases {
-            use std::io::Write as _;
-            File::create(&path).unwrap().write_all(text.as_bytes()).unwrap();
-            let pid = read_pid_file(&path).unwrap().pid;
-            assert_eq!(pid.map(|pid| pid.as_raw_nonzero().get()), expected, "{text:?}");
-        }
-        assert!(read_pid_file(directory.path()).is_err());
-        let fifo = directory.path().join("fifo");
-        let made = std::process::Command::new("mkfifo").arg(&fifo).status().unwrap();
-        assert!(made.success() && read_pid_file(&fifo).is_err());
     }
 }

@@ -6,8 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 use certkeep::config::{
-    ContainerAction, Content, HeaderSource, HttpBody, HttpCall, HttpMethod, Layout, Reload, Signal,
-    Socket, Target,
+    ContainerAction, Content, HeaderSource, HttpBody, HttpCall, HttpMethod, Layout, Process,
+    Reload, Signal, Socket, Target,
 };
 use certkeep::deploy;
 use certkeep::failure::{Failure, Step};
@@ -103,4 +103,24 @@ fn the_files_of_a_request_and_the_directory_of_a_trigger_are_looked_at() {
     assert!(!folder.path().join("reload").exists(), "it was pulled");
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
     preflight(trigger, &[]).unwrap_err();
+}
+
+#[test]
+fn a_pid_file_that_the_reload_would_refuse_is_found_before_an_order() {
+    let folder = folder();
+    let path = folder.path().join("server.pid");
+    let process = Process::PidFile { path: path.clone(), name: None };
+    let signal = Reload::Signal { signal: Signal::Hup, process };
+    preflight(signal.clone(), &[]).expect("a server may be started later");
+    write(&path, format!("{}\n", std::process::id()));
+    preflight(signal.clone(), &[]).unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    assert_eq!(preflight(signal.clone(), &[]).unwrap_err().step, Step::Prepare);
+    for made in [["mkfifo"].as_slice(), &["ln", "-s", "/dev/zero"]] {
+        std::fs::remove_file(&path).unwrap();
+        let (program, words) = made.split_first().unwrap();
+        let made = std::process::Command::new(program).args(words).arg(&path).status().unwrap();
+        assert!(made.success());
+        preflight(signal.clone(), &[]).expect_err("it is no regular file");
+    }
 }
