@@ -493,6 +493,32 @@ fn a_missing_directory_is_named_and_only_that_of_dir_is_made() {
 }
 
 #[test]
+fn a_directory_that_is_yet_to_be_made_behind_a_symlink_of_root_keeps_back_no_order() {
+    let place = Place::new();
+    let store = place.store();
+    let way = place.dir.path().join("way");
+    std::os::unix::fs::symlink(place.out(), &way).unwrap();
+    let dir = way.join("new");
+    let certificate = certificate(Layout::Dir(dir.clone()), &dir);
+    // A symlink that leads to nothing is in the way of the directory.
+    std::os::unix::fs::symlink("nowhere", place.out().join("new")).unwrap();
+    let error = store.prepare(&certificate).unwrap_err();
+    assert!(error.needs_operator() && error.path().ends_with("nowhere"), "{error}");
+    std::fs::remove_file(place.out().join("new")).unwrap();
+
+    store.prepare(&certificate).unwrap();
+    let generation = stage(&store);
+    store.install(&certificate, &certificate.targets[0], &generation).unwrap();
+    assert_eq!(state_of(&store, &certificate), OutputState::Current);
+
+    let beyond = way.join("missing/new");
+    let certificate = self::certificate(Layout::Dir(beyond.clone()), &beyond);
+    let error = store.prepare(&certificate).unwrap_err();
+    let text = error.failure(Step::Prepare).to_string();
+    assert!(text.contains("create the directory; certkeep makes no directories"), "{text}");
+}
+
+#[test]
 fn modes_and_owners_are_put_right_without_new_content() {
     for which in 0..3 {
         let place = Place::new();

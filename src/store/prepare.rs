@@ -159,10 +159,12 @@ impl Store {
 /// An output's directory, or for a `dir:` that is yet to be made the one that it goes into
 fn open(target: &Target, path: &Path, owner: u32) -> Result<(Dir, u8), StoreError> {
     let count = u8::try_from(target.outputs.len()).unwrap_or(u8::MAX);
-    let opened = match (&target.layout, path.parent()) {
-        (Layout::Dir(_), Some(parent)) => match walk::walk(path, owner) {
-            Err(error) if error.errno() == Some(Errno::NOENT) && error.path() == path => {
-                open_place(parent, owner)
+    let opened = match (&target.layout, path.parent().zip(path.file_name())) {
+        (Layout::Dir(_), Some((parent, name))) => match walk::walk(path, owner) {
+            Err(error) if error.errno() == Some(Errno::NOENT) => {
+                let parent = open_place(parent, owner)?;
+                // A symlink that leads to nothing is in the way of the directory.
+                parent.stat(name)?.map_or(Ok(parent), |_| Err(error))
             }
             opened => opened,
         },
