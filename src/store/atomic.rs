@@ -1,7 +1,7 @@
 //! The atomic directory: one rename switches every file of a target.
 //!
 //! ```text
-//! <dir>/..000007-<random>/fullchain.pem privkey.pem   final owner and mode, on disk
+//! <dir>/..000007-<random>/fullchain.pem privkey.pem   final owner and mode, on disk; sticky
 //! <dir>/..data -> ..000007-<random>                   replaced by rename: the switch
 //! <path> -> [<dir>/]..data/fullchain.pem              stable, wherever it is
 //! ```
@@ -18,7 +18,7 @@ use rustix::fs::{self, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::Store;
-use super::dir::{Attributes, DATA, Dir, random};
+use super::dir::{Attributes, DATA, Dir, STICKY, random};
 use super::error::StoreError;
 use super::install::{Placed, common_owner, open_place, open_places};
 use super::label::Labels;
@@ -239,14 +239,14 @@ impl Commit {
         files: impl Iterator<Item = File<'a>>,
     ) -> Result<String, StoreError> {
         let name = format!("..{number:06}-{:016x}", random());
-        let dir = self.atomic.new_child(&name)?;
+        let dir = self.atomic.new_child_with(&name, 0o700 | STICKY)?;
         for File { entry, parts, attributes, labels } in files {
             match number {
                 PRESENT => dir.create_again(entry, &parts, attributes, labels)?,
                 _ => dir.create(entry, &parts, attributes, labels)?,
             }
         }
-        dir.set_mode(mode)?;
+        dir.set_mode(mode | STICKY)?;
         dir.sync()?;
         Ok(name)
     }
@@ -302,6 +302,8 @@ impl Commit {
 }
 
 /// Remove what switches left behind, except what is in force and `keep`
+///
+/// Whoever owns the directory may have given such a name to one of root's: that keeps its files.
 pub(super) fn sweep(atomic: &Dir, keep: Option<&OsStr>, tag: &str) -> Result<(), StoreError> {
     let current = atomic.link_text(DATA)?;
     for name in atomic.names()? {

@@ -48,6 +48,17 @@ impl Attributes {
     pub(super) fn of(stat: &Stat) -> Self {
         Self { mode: stat.st_mode & 0o7777, uid: stat.st_uid, gid: stat.st_gid }
     }
+
+    /// Whether only root, we and the owner can give another name to what others made in this
+    /// directory
+    fn is_closed(self) -> bool {
+        self.mode & 0o022 == 0 || self.mode & STICKY != 0
+    }
+
+    /// Whether only root and we can
+    fn is_safe(self) -> bool {
+        [0, ourselves().0].contains(&self.uid) && self.is_closed()
+    }
 }
 
 /// The user and group that certkeep runs as
@@ -171,7 +182,8 @@ impl Dir {
         self.new_child_with(name, 0o700)
     }
 
-    fn new_child_with(&self, name: &str, mode: u32) -> Result<Self, StoreError> {
+    /// As [`Dir::new_child`], with these permission bits, of which the umask takes some away
+    pub(super) fn new_child_with(&self, name: &str, mode: u32) -> Result<Self, StoreError> {
         fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
             .map_err(|errno| self.error("create", name, errno))?;
         self.child(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))
@@ -551,21 +563,38 @@ impl Dir {
     }
 
     /// Remove an entry, and if it is a directory, the files within it
+    ///
+    /// A directory with files stays where somebody may have given it its name who could not
+    /// remove them.
     pub(super) fn remove_tree(&self, name: impl AsRef<OsStr>) -> Result<(), StoreError> {
         let name = name.as_ref();
         match fs::openat(&self.fd, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => {
                 let child = Self::from_fd(fd, self.join(name));
-                for entry in child.names()? {
-                    child.unlink(entry)?;
+                let is_emptied = self.may_empty(&child)?;
+                if is_emptied {
+                    for entry in child.names()? {
+                        child.unlink(entry)?;
+                    }
                 }
-                fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR)
-                    .map_err(|errno| self.error("remove", name, errno))
+                match fs::unlinkat(&self.fd, name, AtFlags::REMOVEDIR) {
+                    Ok(()) => Ok(()),
+                    Err(Errno::NOTEMPTY | Errno::EXIST) if !is_emptied => Ok(()),
+                    Err(errno) => Err(self.error("remove", name, errno)),
+                }
             }
             Err(Errno::NOENT) => Ok(()),
             Err(Errno::NOTDIR | Errno::LOOP) => self.unlink(name),
             Err(errno) => Err(self.error("open", name, errno)),
         }
+    }
+
+    /// Whether whoever gave a directory within its name could have removed its files, too
+    fn may_empty(&self, child: &Self) -> Result<bool, StoreError> {
+        let (around, within) = (self.attributes()?, child.attributes()?);
+        let is_built = within.uid == ourselves().0 && within.mode & (STICKY | 0o022) == STICKY;
+        let is_owners = around.is_closed() && around.uid == within.uid;
+        Ok(is_built || is_owners || around.is_safe())
     }
 
     /// Remove an entry with all that is below it
@@ -674,6 +703,12 @@ pub(super) const DATA: &str = "..data";
 
 const TEMPORARY: &str = ".certkeep-";
 
+/// Of a directory: each entry is renamed by its owner alone
+///
+/// On one that nobody else may write it changes nothing. There it marks what we built: nobody can
+/// give it to a directory of root's, or put anything in.
+pub(super) const STICKY: u32 = 0o1000;
+
 /// Of a directory: what is made in it gets its group
 pub(super) const SETGID: u32 = 0o2000;
 
@@ -687,6 +722,8 @@ const DIRECTORY: OFlags =
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::chown;
+
     use super::*;
 
     fn at(path: &Path) -> Dir {
@@ -726,6 +763,28 @@ mod tests {
         dir.replace_by_link(DATA, "t", "..1".as_ref()).unwrap();
         assert_eq!(dir.link_text(DATA).unwrap().unwrap(), "..1");
         assert_eq!(dir.names().unwrap(), [DATA]);
+    }
+
+    #[test]
+    fn a_directory_that_somebody_else_called_the_data_link_keeps_its_files() {
+        if ourselves().0 != 0 {
+            // Only root can give a directory away.
+            return;
+        }
+        // Of root, theirs, and of root where nobody else gives names.
+        for (around, within, is_kept) in [(4711, 0, true), (4711, 4711, false), (0, 0, false)] {
+            let place = tempfile::tempdir().unwrap();
+            let dir = at(place.path());
+            let data = dir.new_child(DATA).unwrap();
+            data.create("a", &[b"x"], Attributes::private(), &Labels::default()).unwrap();
+            chown(place.path(), Some(around), None).unwrap();
+            chown(data.path(), Some(within), None).unwrap();
+            dir.replace_by_link(DATA, "t", "..1".as_ref()).unwrap();
+            assert_eq!(dir.link_text(DATA).unwrap().unwrap(), "..1");
+            let left = dir.names().unwrap().into_iter().find(|name| name != DATA);
+            let kept = left.map(|name| at(&dir.join(name)).names().unwrap());
+            assert_eq!(kept, is_kept.then(|| vec!["a".into()]), "{around} {within}");
+        }
     }
 
     #[test]

@@ -157,8 +157,11 @@ fn sweep(dir: &Dir, tag: &str) -> Result<(), StoreError> {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "what a crash leaves is made by hand")]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
     use super::*;
-    use crate::store::dir::temporary_name;
+    use crate::store::dir::{ourselves, temporary_name};
     use crate::store::fixture;
 
     #[test]
@@ -204,5 +207,59 @@ mod tests {
         let target = &certificate.targets[0];
         let reconciled = store.reconcile(&certificate, target, &generation).unwrap();
         assert_eq!(reconciled, crate::store::Reconciled::Nothing);
+    }
+
+    #[test]
+    fn a_directory_that_somebody_else_gave_one_of_our_names_keeps_its_files() {
+        if ourselves().0 != 0 {
+            // Only root can give a directory away.
+            return;
+        }
+        for which in 0..3 {
+            for (owner, mode, is_emptied) in
+                [(0, 0o755, true), (4711, 0o755, false), (0, 0o775, false)]
+            {
+                let place = fixture::place();
+                let out = place.outputs();
+                let layout = [Layout::Dir(out.clone()), Layout::Links, Layout::Copy][which].clone();
+                let mut certificate = fixture::certificate(layout.clone(), &out);
+                for output in &mut certificate.targets[0].outputs {
+                    output.owner = Some(owner.to_string());
+                }
+                let store = place.store();
+                let target = &certificate.targets[0];
+                store.install(&certificate, target, &fixture::stage(&store)).unwrap();
+                chown(&out, Some(owner), None).unwrap();
+                std::fs::set_permissions(&out, Permissions::from_mode(mode)).unwrap();
+                let tag = store.tag(&certificate.name);
+                let names = [temporary_name(&tag), "..000001-0123456789abcdef".to_owned()];
+                let backups = names.map(|name| out.join(name));
+                for backup in &backups {
+                    std::fs::create_dir(backup).unwrap();
+                    // As in a copy of everything that certkeep wrote.
+                    std::fs::write(backup.join("privkey.pem"), "of root").unwrap();
+                }
+                let case = format!("{layout:?} of {owner}, {mode:o}");
+                store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
+                store.install(&certificate, target, &fixture::stage(&store)).unwrap();
+                let [temporary, content] = backups.map(|b| b.join("privkey.pem").exists());
+                assert_eq!(temporary, !is_emptied, "{case}");
+                let is_swept = is_emptied && matches!(layout, Layout::Dir(_));
+                assert_eq!(content, !is_swept, "{case}");
+
+                // What is certkeep's own goes, also there.
+                for _ in 0..3 {
+                    store.install(&certificate, target, &fixture::stage(&store)).unwrap();
+                }
+                store.recover_one(&certificate, &mut |event| panic!("{event}")).unwrap();
+                let expected = match layout {
+                    // The links, `..data`, and what it leads to.
+                    Layout::Dir(_) => 4 + if is_emptied { 0 } else { 2 },
+                    Layout::Links | Layout::Copy => 3 + usize::from(!is_emptied),
+                };
+                let left = std::fs::read_dir(&out).unwrap().count();
+                assert_eq!(left, expected, "{case}");
+            }
+        }
     }
 }
