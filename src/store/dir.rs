@@ -186,7 +186,18 @@ impl Dir {
     pub(super) fn new_child_with(&self, name: &str, mode: u32) -> Result<Self, StoreError> {
         fs::mkdirat(&self.fd, name, Mode::from_raw_mode(mode))
             .map_err(|errno| self.error("create", name, errno))?;
-        self.child(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))
+        self.new_born(name)
+    }
+
+    /// Open a directory within that was just made
+    ///
+    /// [`Errno::EXIST`] when it may be another one that took its place: it is not ours and empty,
+    /// where others can give names.
+    fn new_born(&self, name: &str) -> Result<Self, StoreError> {
+        let child = self.child(name)?.ok_or_else(|| self.error("open", name, Errno::NOENT))?;
+        let is_new = self.attributes()?.is_safe()
+            || (child.attributes()?.uid == ourselves().0 && child.names()?.is_empty());
+        is_new.then_some(child).ok_or_else(|| self.error("create", name, Errno::EXIST))
     }
 
     pub(super) fn attributes(&self) -> Result<Attributes, StoreError> {
@@ -784,6 +795,31 @@ mod tests {
             let left = dir.names().unwrap().into_iter().find(|name| name != DATA);
             let kept = left.map(|name| at(&dir.join(name)).names().unwrap());
             assert_eq!(kept, is_kept.then(|| vec!["a".into()]), "{around} {within}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_took_the_place_of_a_new_one_is_not_taken_for_it() {
+        if ourselves().0 != 0 {
+            // Only root can give a directory away.
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        let dir = at(place.path());
+        let full = dir.new_child("full").unwrap();
+        full.create("a", &[b"x"], Attributes::private(), &Labels::default()).unwrap();
+        for name in ["new", "theirs"] {
+            dir.new_child(name).unwrap();
+        }
+        chown(dir.join("theirs"), Some(4711), None).unwrap();
+        for (around, refused) in [(0, [].as_slice()), (4711, &["full", "theirs"])] {
+            chown(place.path(), Some(around), None).unwrap();
+            for name in ["full", "theirs", "new"] {
+                let errno = dir.new_born(name).err().and_then(|error| error.errno());
+                let expected = refused.contains(&name).then_some(Errno::EXIST);
+                assert_eq!(errno, expected, "{name} in a directory of {around}");
+            }
+            assert!(dir.put_child(&around.to_string(), "t", 0o755).is_ok());
         }
     }
 
