@@ -12,9 +12,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Store;
@@ -214,12 +214,7 @@ impl Commit {
     /// What the directory in force holds, for the paths that lead through it
     fn present_entries(&self) -> Result<BTreeMap<OsString, Held>, StoreError> {
         let mut entries = BTreeMap::new();
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = match fs::openat(self.atomic.fd(), DATA, flags, Mode::empty()) {
-            Ok(fd) => Dir::from_fd(fd, self.atomic.join(DATA)),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(entries),
-            Err(errno) => return Err(self.atomic.error("open", DATA, errno)),
-        };
+        let Some(dir) = data(&self.atomic)? else { return Ok(entries) };
         for name in dir.names()? {
             let regular = dir
                 .stat(&name)?
@@ -331,6 +326,25 @@ pub(super) fn in_force(atomic: &Dir) -> Option<Dir> {
     let text = atomic.link_text(DATA).ok()??;
     let name = text.to_str().filter(|_| is_content_directory(&text))?;
     atomic.child(name).ok()?
+}
+
+/// The directory that `..data` is or leads to beside it, whoever made it
+///
+/// Whoever owns the directory can let `..data` lead anywhere, and give one of root's its name:
+/// what is in that is not for them, unless everybody may enter it.
+fn data(atomic: &Dir) -> Result<Option<Dir>, StoreError> {
+    let text = atomic.link_text(DATA)?.unwrap_or_else(|| DATA.into());
+    let mut components = Path::new(&text).components();
+    let (Some(Component::Normal(name)), None) = (components.next(), components.next()) else {
+        return Ok(None);
+    };
+    let dir = match atomic.child(name) {
+        Err(error) if matches!(error.errno(), Some(Errno::NOTDIR | Errno::LOOP)) => None,
+        found => found?,
+    };
+    let Some(dir) = dir else { return Ok(None) };
+    let is_theirs = dir.attributes()?.mode & 0o001 != 0 || atomic.is_named_by_its_own(&dir)?;
+    Ok(is_theirs.then_some(dir))
 }
 
 /// Symlinks of ours at paths that the configuration no longer names

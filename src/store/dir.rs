@@ -101,7 +101,8 @@ impl Dir {
     }
 
     /// Open a directory within, following no symlink; `None` when there is none
-    pub(super) fn child(&self, name: &str) -> Result<Option<Self>, StoreError> {
+    pub(super) fn child(&self, name: impl AsRef<OsStr>) -> Result<Option<Self>, StoreError> {
+        let name = name.as_ref();
         match fs::openat(&self.fd, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => Ok(Some(Self::from_fd(fd, self.join(name)))),
             Err(Errno::NOENT) => Ok(None),
@@ -582,7 +583,7 @@ impl Dir {
         match fs::openat(&self.fd, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => {
                 let child = Self::from_fd(fd, self.join(name));
-                let is_emptied = self.may_empty(&child)?;
+                let is_emptied = self.is_named_by_its_own(&child)?;
                 if is_emptied {
                     for entry in child.names()? {
                         child.unlink(entry)?;
@@ -600,8 +601,8 @@ impl Dir {
         }
     }
 
-    /// Whether whoever gave a directory within its name could have removed its files, too
-    fn may_empty(&self, child: &Self) -> Result<bool, StoreError> {
+    /// Whether whoever gave a directory within its name could have read and removed its files, too
+    pub(super) fn is_named_by_its_own(&self, child: &Self) -> Result<bool, StoreError> {
         let (around, within) = (self.attributes()?, child.attributes()?);
         let is_built = within.uid == ourselves().0 && within.mode & (STICKY | 0o022) == STICKY;
         let is_owners = around.is_closed() && around.uid == within.uid;

@@ -1,11 +1,12 @@
 //! Every step of a switch, and what the paths give after it.
 
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink};
 
 use super::*;
 use crate::config::{Content, Output};
 use crate::record::Generation;
-use crate::store::dir::temporary_name;
+use crate::store::dir::{ourselves, temporary_name};
 use crate::store::fixture::{self, Place};
 use crate::store::pair;
 
@@ -161,6 +162,95 @@ fn one_path_that_somebody_replaced_is_taken_over_beside_one_that_is_ours() {
     }
 }
 
+/// What the path of a key gives, which leads through a `..data` of this text, or a directory in its
+/// place, once that is taken over beside a file
+fn key_taken_over(text: Option<&str>, owner: u32, change: impl Fn(&Path)) -> Option<String> {
+    let place = fixture::place();
+    let store = place.store();
+    let dir = place.outputs().join("dir");
+    let mut certificate = fixture::certificate(Layout::Dir(dir.clone()), &dir);
+    for output in &mut certificate.targets[0].outputs {
+        output.owner = (owner != ourselves().0).then(|| owner.to_string());
+    }
+    store.install(&certificate, &certificate.targets[0], &fixture::stage(&store)).unwrap();
+    for name in ["fullchain.pem", DATA] {
+        std::fs::remove_file(dir.join(name)).unwrap();
+    }
+    put(&dir.join("fullchain.pem"), "by hand");
+    let data = dir.join(text.unwrap_or(DATA));
+    std::fs::create_dir_all(&data).unwrap();
+    put(&data.join("privkey.pem"), "found");
+    if let Some(text) = text {
+        symlink(text, dir.join(DATA)).unwrap();
+    }
+    chown(&dir, Some(owner), None).unwrap();
+    change(&data);
+    let commit = commit(&store, &certificate, &fixture::stage(&store));
+    commit.take(&commit.steps[0]).unwrap();
+    let [chain, key] = given(&certificate).try_into().unwrap();
+    assert_eq!(chain.as_deref(), Some("by hand"));
+    key
+}
+
+#[test]
+fn only_a_directory_beside_the_data_link_is_taken_over() {
+    let own = ourselves().0;
+    for text in [None, Some("..2026_11_23"), Some("..2026_11_23/")] {
+        assert_eq!(key_taken_over(text, own, |_| {}).as_deref(), Some("found"), "{text:?}");
+    }
+    for text in ["../elsewhere", "..2026_11_23/inner", "..2026_11_23/../../elsewhere"] {
+        let big = |data: &Path| put(&data.join("big"), &"x".repeat(2 << 20));
+        assert_eq!(key_taken_over(Some(text), own, big), None, "{text}");
+    }
+    let led_on = |data: &Path| {
+        std::fs::rename(data, data.with_file_name("..2")).unwrap();
+        symlink("..2", data).unwrap();
+    };
+    assert_eq!(key_taken_over(Some("..1"), own, led_on), None);
+    let lost = |data: &Path| std::fs::remove_dir_all(data).unwrap();
+    assert_eq!(key_taken_over(Some("..1"), own, lost), None);
+}
+
+#[test]
+fn a_closed_directory_of_root_is_not_opened_to_the_owner_of_the_one_around_it() {
+    if ourselves().0 != 0 {
+        // Only root can give a directory away.
+        return;
+    }
+    for (owner, mode, is_taken) in
+        [(0, 0o700, false), (0, 0o750, false), (0, 0o711, true), (4711, 0o700, true)]
+    {
+        for text in [None, Some("..backup")] {
+            let give = |data: &Path| {
+                chown(data, Some(owner), None).unwrap();
+                std::fs::set_permissions(data, Permissions::from_mode(mode)).unwrap();
+            };
+            let key = key_taken_over(text, 4711, give);
+            assert_eq!(key.is_some(), is_taken, "{text:?} of {owner}, {mode:o}");
+        }
+    }
+}
+
+#[test]
+fn nothing_of_a_diverted_directory_is_there_when_the_original_is_back() {
+    let place = fixture::place();
+    let store = place.store();
+    let (dir, elsewhere) = (place.outputs().join("dir"), place.outputs().join("elsewhere"));
+    for dir in [&dir, &elsewhere] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    put(&dir.join("privkey.pem"), "original");
+    put(&elsewhere.join("other.pem"), "of root");
+    let certificate = fixture::certificate(Layout::Dir(dir.clone()), &dir);
+    let target = &certificate.targets[0];
+    store.install(&certificate, target, &fixture::stage(&store)).unwrap();
+    std::fs::remove_file(dir.join(DATA)).unwrap();
+    symlink(&elsewhere, dir.join(DATA)).unwrap();
+    store.restore_original(&certificate, target).unwrap();
+    assert_eq!(read(&dir.join("privkey.pem")).as_deref(), Some("original"));
+    assert_eq!(read(&dir.join(DATA).join("other.pem")), None);
+}
+
 #[test]
 fn the_layout_is_the_one_of_kubernetes() {
     let place = fixture::place();
@@ -195,7 +285,7 @@ fn a_way_that_a_crash_left_closed_is_open_again_after_the_next_start_or_switch()
     let way: Vec<_> = atomic.ancestors().take(3).collect();
     let set_all = |mode| {
         for dir in &way {
-            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::set_permissions(dir, Permissions::from_mode(mode)).unwrap();
         }
     };
     let modes = || -> Vec<_> {
@@ -293,7 +383,7 @@ fn what_was_there_before_certkeep_comes_back() {
             (dir.join("fullchain.pem"), dir.join("privkey.pem"), dir.join("cert.pem"));
         certificate.targets[0].outputs.push(fixture::output(absent.clone(), Content::Cert));
         put(&file, "old chain");
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o604)).unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o604)).unwrap();
         put(&dir.join("live.key"), "old key");
         symlink("live.key", &link).unwrap();
 
