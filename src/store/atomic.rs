@@ -82,7 +82,7 @@ fn prepare(
         let dir = commit.place(place.directory)?;
         let text = dir.link_text(place.name)?;
         if text.is_none() || text != place.link {
-            let present = walk::look(dir, place.name)?;
+            let present = place.look(dir, common_owner(placed, place.directory))?;
             labels.push(present.content().map(|held| held.labels.clone()).unwrap_or_default());
             strangers.push((place, present));
         } else {

@@ -37,7 +37,8 @@ pub(super) fn install(
     let mut present = Vec::with_capacity(placed.len());
     for place in placed {
         if let Some(dir) = places.get(place.directory) {
-            present.push((place.output.path.clone(), walk::look(dir, place.name)?));
+            let owner = common_owner(placed, place.directory);
+            present.push((place.output.path.clone(), place.look(dir, owner)?));
         }
     }
     let found: Vec<_> = present.iter().map(|(path, present)| (path.clone(), present)).collect();
@@ -195,21 +196,22 @@ fn stage(
         New::Nothing => Ok(()),
     };
     entry.staged = entry.digest.is_some().then_some(temporary);
-    let kept = staged.and_then(|()| keep(dir, tag, change.name));
+    let kept = staged.and_then(|()| keep(dir, tag, change));
     let kept = kept.map(|previous| entry.previous = previous);
     entries.push(entry);
     kept
 }
 
 /// Give what is there a second name, so that it can come back
-fn keep(dir: &Dir, tag: &str, name: &OsStr) -> Result<Option<String>, StoreError> {
+fn keep(dir: &Dir, tag: &str, change: &Change<'_>) -> Result<Option<String>, StoreError> {
+    let Change { name, owner, .. } = *change;
     let temporary = temporary_name(tag);
     match fs::linkat(dir.fd(), name, dir.fd(), &temporary, AtFlags::empty()) {
         Ok(()) => Ok(Some(temporary)),
         Err(Errno::NOENT) => Ok(None),
         // Without hard links, or with somebody else's file, a copy has to do.
         Err(Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::MLINK | Errno::XDEV) => {
-            match walk::look(dir, name)? {
+            match walk::look(dir, name, owner)? {
                 walk::Present::Absent => Ok(None),
                 walk::Present::File(Held { bytes, attributes, labels }) => {
                     dir.create_again(&temporary, &[&bytes], attributes, &labels)?;

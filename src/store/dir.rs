@@ -305,16 +305,10 @@ impl Dir {
 
     /// As [`Dir::read`], with all that a file in its place is to have
     pub(super) fn hold(&self, name: impl AsRef<OsStr>) -> Result<Option<Held>, StoreError> {
-        self.hold_with(name.as_ref(), OFlags::NOFOLLOW)
-    }
-
-    /// As [`Dir::hold`], and symlinks are followed
-    pub(super) fn hold_through(&self, name: impl AsRef<OsStr>) -> Result<Option<Held>, StoreError> {
-        self.hold_with(name.as_ref(), OFlags::empty())
-    }
-
-    fn hold_with(&self, name: &OsStr, flags: OFlags) -> Result<Option<Held>, StoreError> {
-        let Some((bytes, stat, fd)) = self.read_with(name, flags, LIMIT)? else { return Ok(None) };
+        let name = name.as_ref();
+        let Some((bytes, stat, fd)) = self.read_with(name, OFlags::NOFOLLOW, LIMIT)? else {
+            return Ok(None);
+        };
         let labels = Labels::of(&fd).map_err(|errno| self.error(READ_LABELS, name, errno))?;
         Ok(Some(Held { bytes: bytes.into(), attributes: Attributes::of(&stat), labels }))
     }

@@ -13,6 +13,7 @@ use super::observe::{File, Verdict, verdict};
 use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::render::{Bytes, render};
+use super::walk::Present;
 use super::{Store, atomic, copy, owner, walk};
 use crate::cert::Fingerprint;
 use crate::config::{Certificate, Content, Format, Layout, Output, Target};
@@ -198,7 +199,8 @@ impl Store {
         let mut present = Vec::with_capacity(placed.len());
         for place in &placed {
             if let Some(dir) = places.get(place.directory) {
-                present.push((place.output.path.clone(), walk::look(dir, place.name)?));
+                let owner = common_owner(&placed, place.directory);
+                present.push((place.output.path.clone(), place.look(dir, owner)?));
             }
         }
         if present.iter().all(|(_, present)| present.content().is_none()) {
@@ -290,6 +292,20 @@ pub(super) struct Placed<'a> {
 }
 
 impl Placed<'_> {
+    /// What is at its path; our own symlink that somebody diverted leads to nothing, and the next
+    /// switch puts that right
+    pub(super) fn look(&self, dir: &Dir, owner: u32) -> Result<Present, StoreError> {
+        walk::check_output(dir, self.name)?;
+        match (walk::look(dir, self.name, owner), &self.link) {
+            (Err(error), Some(link))
+                if error.errno().is_none() && dir.link_text(self.name)?.as_ref() == Some(link) =>
+            {
+                Ok(Present::Link { text: link.clone(), behind: None })
+            }
+            (found, _) => found,
+        }
+    }
+
     fn verdict(&self, content: &Bytes<'_>) -> Verdict {
         let holds = |file: &File<'_>| file.holds(&content.parts());
         verdict(self.output, self.link.as_deref(), self.attributes, holds)
@@ -422,7 +438,7 @@ fn adjust(
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink};
 
     use super::*;
     use crate::store::fixture::{self, rendered};
@@ -469,6 +485,41 @@ mod tests {
         assert_eq!(mode(&theirs.join("privkey.pem")), 0o640);
         let done = store.reconcile(&certificate, target, &generation).unwrap();
         assert_eq!(done, Reconciled::Nothing);
+    }
+
+    #[test]
+    fn a_diverted_directory_keeps_nothing_back_and_nothing_of_it_is_kept() {
+        if super::super::dir::ourselves().0 != 0 {
+            // Only root can give anything away.
+            return;
+        }
+        let place = fixture::place();
+        let store = place.store();
+        let (folder, elsewhere) = (place.outputs().join("dir"), place.outputs().join("elsewhere"));
+        let mut certificate = fixture::certificate(Layout::Dir(folder.clone()), &folder);
+        let (old, new) = (fixture::stage(&store), fixture::stage(&store));
+        store.install(&certificate, &certificate.targets[0], &old).unwrap();
+        std::fs::create_dir(&elsewhere).unwrap();
+        for output in &mut certificate.targets[0].outputs {
+            output.owner = Some("4711".to_owned());
+            fixture::write(&elsewhere.join(output.path.file_name().unwrap()), "of root");
+        }
+        let target = &certificate.targets[0];
+        std::fs::remove_file(folder.join(DATA)).unwrap();
+        symlink(&elsewhere, folder.join(DATA)).unwrap();
+        for given_away in [&folder, &folder.join(DATA)] {
+            lchown(given_away, Some(4711), None).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&target.outputs[1].path).unwrap(), "of root");
+        store.prepare(&certificate).unwrap();
+        store.keep_before(&certificate, target, &new, Some(&old)).unwrap();
+        assert!(!store.has_before(&certificate, target).unwrap());
+        store.install(&certificate, target, &new).unwrap();
+        let key = std::fs::read_to_string(&target.outputs[1].path).unwrap();
+        assert_eq!(&key, new.key.expose());
+        // A path itself that they let lead elsewhere needs the operator, as ever.
+        lchown(&target.outputs[1].path, Some(4711), None).unwrap();
+        assert!(store.prepare(&certificate).unwrap_err().needs_operator());
     }
 
     #[test]

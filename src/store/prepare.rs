@@ -77,15 +77,16 @@ impl Store {
         let mut gifts = Vec::with_capacity(placed.len());
         for place in placed {
             let mut labels = Labels::default();
-            let dir = places.entry(place.directory).or_insert_with(|| {
-                open(target, place.directory, common_owner(placed, place.directory))
-            });
+            let owner = common_owner(placed, place.directory);
+            let dir = places
+                .entry(place.directory)
+                .or_insert_with(|| open(target, place.directory, owner));
             match dir {
                 Ok((dir, _)) if dir.path() == place.directory => {
                     // What is there is kept before it is replaced, so it has to be read.
                     let found = match self.is_read_only() {
                         true => walk::check_output(dir, place.name),
-                        false => walk::look(dir, place.name).map(drop),
+                        false => place.look(dir, owner).map(drop),
                     };
                     match found.and_then(|()| dir.labels(place.name)) {
                         Ok(found) => labels = found,

@@ -44,6 +44,17 @@ pub(super) fn read(path: &Path, owner: u32) -> Result<Option<(Vec<u8>, Stat)>, S
     }
 }
 
+/// As [`read`], with all that a file in its place is to have
+fn hold(path: &Path, owner: u32) -> Result<Option<Held>, StoreError> {
+    match go(path, owner)? {
+        End::Entry(dir, name) => dir.hold(name),
+        End::Directory(_) => {
+            let reason = format!("is {}, not a regular file", kind_words(FileType::Directory));
+            Err(StoreError::damaged(path, reason))
+        }
+    }
+}
+
 /// Where a walk ended
 enum End {
     Directory(OwnedFd),
@@ -221,16 +232,26 @@ fn is_mount_point(dir: &Dir, name: &OsStr, stat: &Stat) -> Result<bool, StoreErr
     }
 }
 
-/// What is at an output's path, after [`check_output`]
-pub(super) fn look(dir: &Dir, name: &OsStr) -> Result<Present, StoreError> {
-    check_output(dir, name)?;
+/// What is at an output's path, after [`check_output`]; `owner` is as for a [`walk`]
+///
+/// # Errors
+/// When it cannot be read, or is a symlink that leads to something else than a file or where a
+/// [`walk`] does not go.
+pub(super) fn look(dir: &Dir, name: &OsStr, owner: u32) -> Result<Present, StoreError> {
     let foreign = |error: StoreError| error.mended_by("move it away, or name another path");
-    match dir.link_text(name)? {
+    match text_of_ours(dir, name)? {
         Some(text) => {
-            let behind = match dir.hold_through(name) {
+            let behind = match hold(&dir.join(&text), owner) {
                 Ok(found) => found,
                 // A dangling or circular symlink leads to nothing.
-                Err(error) if matches!(error.errno(), Some(Errno::LOOP | Errno::NOTDIR)) => None,
+                Err(error)
+                    if matches!(
+                        error.errno(),
+                        Some(Errno::NOENT | Errno::LOOP | Errno::NOTDIR)
+                    ) =>
+                {
+                    None
+                }
                 Err(error) => return Err(foreign(error)),
             };
             Ok(Present::Link { text, behind })
@@ -242,9 +263,25 @@ pub(super) fn look(dir: &Dir, name: &OsStr) -> Result<Present, StoreError> {
     }
 }
 
+/// The text of a symlink, which must be of root's or ours; `None` when there is no symlink
+fn text_of_ours(dir: &Dir, name: &OsStr) -> Result<Option<OsString>, StoreError> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let entry = match fs::openat(dir.fd(), name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        opened => opened.map_err(|errno| dir.error("open", name, errno))?,
+    };
+    let stat = fs::fstat(&entry).map_err(|errno| dir.error("look at", name, errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Symlink {
+        return Ok(None);
+    }
+    check_link(&dir.join(name), &stat)?;
+    let text = link_text(&entry).map_err(|errno| dir.error("read", name, errno))?;
+    Ok(Some(text.into_os_string()))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+    use std::os::unix::fs::{PermissionsExt as _, chown, lchown, symlink};
 
     use super::*;
 
@@ -292,8 +329,55 @@ mod tests {
         let link = place.path().join("link");
         symlink("/etc", &link).unwrap();
         assert!(walk(&link, 0).is_ok());
-        if std::os::unix::fs::lchown(&link, Some(4711), None).is_ok() {
+        if lchown(&link, Some(4711), None).is_ok() {
             assert!(walk(&link, 4711).unwrap_err().to_string().contains("symlink of user 4711"));
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "what another client left")]
+    fn only_what_root_we_and_the_owner_lead_to_is_looked_at() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = Dir::find(place.path()).unwrap().unwrap();
+        let at = |name: &str| place.path().join(name);
+        std::fs::create_dir(at("live")).unwrap();
+        std::fs::write(at("live/1.pem"), "x").unwrap();
+        symlink("1.pem", at("live/key.pem")).unwrap();
+        symlink("live/key.pem", at("relative")).unwrap();
+        symlink(at("live/../live/key.pem"), at("absolute")).unwrap();
+        let content = |name: &str, owner| {
+            let present = look(&dir, name.as_ref(), owner)?;
+            Ok::<_, StoreError>(present.content().map(|held| held.bytes.to_vec()))
+        };
+        for name in ["relative", "absolute", "live/1.pem"] {
+            assert_eq!(content(name, 0).unwrap().unwrap(), b"x", "{name}");
+        }
+        for (name, text) in [("lost", "nowhere"), ("round", "round"), ("through", "live/1.pem/x")] {
+            symlink(text, at(name)).unwrap();
+            assert_eq!(content(name, 0).unwrap(), None, "{name}");
+        }
+        assert_eq!(content("absent", 0).unwrap(), None);
+        symlink("live", at("directory")).unwrap();
+        let error = content("directory", 0).unwrap_err();
+        assert!(error.to_string().contains("live is a directory") && error.needs_operator());
+        if ourselves().0 != 0 {
+            // Only root can give anything away.
+            return;
+        }
+        // A symlink of theirs never; a directory or a file of theirs where the file is for them.
+        for (given_away, in_general, to_them) in [
+            ("relative", false, false),
+            ("live/key.pem", false, false),
+            ("live", false, true),
+            ("live/1.pem", true, true),
+        ] {
+            lchown(at(given_away), Some(4711), None).unwrap();
+            for (owner, expected) in [(0, in_general), (4711, to_them)] {
+                let found = content("relative", owner);
+                assert_eq!(found.is_ok(), expected, "{given_away} {owner}: {found:?}");
+                assert!(found.is_ok_and(|x| x.is_some()) == expected, "{given_away} {owner}");
+            }
+            lchown(at(given_away), Some(0), None).unwrap();
         }
     }
 }
