@@ -125,9 +125,12 @@ pub fn preflight(target: &Target) -> Result<(), Failure> {
     }
 }
 
-/// The process that a pid file names now, if the file may be believed
-pub(crate) fn process_in(path: &Path) -> Option<Pid> {
-    PidFile::read(path, Step::Prepare).ok()??.pid
+/// The process that a pid file names now
+///
+/// # Errors
+/// As [`preflight`], of the file alone.
+pub(crate) fn process_in(path: &Path) -> Result<Option<Pid>, Failure> {
+    Ok(PidFile::read(path, Step::Prepare)?.and_then(|file| file.pid))
 }
 
 /// Run the server's own check of its configuration and files, once for all that share it

@@ -30,7 +30,8 @@ pub(crate) fn reload(about: &str, reload: &Reload) -> Option<Finding> {
 }
 
 fn in_file(about: &str, path: &Path, name: Option<&str>) -> Option<Finding> {
-    let Some(pid) = deploy::process_in(path) else {
+    // What is wrong with the file itself is said already.
+    let Some(pid) = deploy::process_in(path).ok()? else {
         return Some(Finding::info(
             about,
             unknown(&format!("{} names no process", path.display())),

@@ -69,6 +69,10 @@ fn send_to_pid_file(signal: Signal, path: &Path, name: Option<&str>) -> Result<(
         }
         // One that ended takes signals until its parent has noticed.
         (None, _) if stat.is_ok() => Err(retry(format!("process {pid} of {shown} has ended"))),
+        (None, Some(name)) => {
+            let name = name.escape_debug();
+            Err(retry(format!("nobody can tell whether process {pid} is called `{name}`")))
+        }
         _ => target.send(signal),
     }
 }
