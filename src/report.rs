@@ -233,7 +233,7 @@ impl CertificateReport {
             installed_at: seen.record.installed_at,
             back_from: seen.record.pinned_over,
             live_at: seen.record.live_at,
-            verified: !seen.record.proven.is_empty(),
+            verified: seen.record.live_at.is_some() && !seen.record.proven.is_empty(),
             problem: seen.record.installed_at.and_then(|_| seen.outputs.problem()),
             last_failure: seen.record.last_failure.as_deref().cloned(),
         });
