@@ -73,6 +73,7 @@ use crate::event::Event;
 use crate::failure::{Failure, Step};
 
 pub use context::HookContext;
+pub(crate) use signal::is_called;
 
 use command::{Invocation, Unsuccessful};
 use context::HookEvent;

@@ -39,7 +39,7 @@ fn in_file(about: &str, path: &Path, name: Option<&str>) -> Option<Finding> {
     };
     let comm = std::fs::read(format!("/proc/{}/comm", pid.as_raw_nonzero()));
     match (name, comm) {
-        (Some(name), Ok(comm)) if !is_called(&comm, name) => {
+        (Some(name), Ok(comm)) if !deploy::is_called(comm.trim_ascii_end(), name) => {
             let (name, path) = (name.escape_debug(), path.display());
             let why = format!("the process that {path} names is not called `{name}`");
             Some(Finding::info(about, unknown(&why)))
@@ -48,18 +48,12 @@ fn in_file(about: &str, path: &Path, name: Option<&str>) -> Option<Finding> {
     }
 }
 
-/// Whether this is the name in the form in which the kernel shows it
-fn is_called(comm: &[u8], name: &str) -> bool {
-    let name = name.as_bytes();
-    comm.trim_ascii_end() == name.get(..COMM).unwrap_or(name)
-}
-
 fn called(about: &str, name: &str) -> Option<Finding> {
     let processes = std::fs::read_dir("/proc").ok()?.flatten();
     let mut pids = processes.filter_map(|process| {
         let number = process.file_name().to_str()?.parse().ok()?;
         let comm = std::fs::read(process.path().join("comm")).ok()?;
-        Pid::from_raw(number).filter(|_| is_called(&comm, name))
+        Pid::from_raw(number).filter(|_| deploy::is_called(comm.trim_ascii_end(), name))
     });
     match pids.next() {
         Some(pid) => signalled(about, pid),
@@ -134,6 +128,3 @@ const ELSEWHERE: &str = "run certkeep as root, or let the reload touch a file th
                          systemd waits for, as systemd/README.md shows";
 
 const POLKIT: &str = "/usr/share/dbus-1/system-services/org.freedesktop.PolicyKit1.service";
-
-/// No process shows a longer name
-const COMM: usize = 15;

@@ -1,17 +1,17 @@
 //! The file in which a server left its number, and who could have chosen what is in it.
 
-use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, geteuid};
 
+use super::trust;
 use crate::failure::{Failure, Step};
 
 /// What a pid file says, and the way that led to it
@@ -34,9 +34,11 @@ impl PidFile {
             Unread::Errno(errno) => {
                 Err(Failure::retry(step, format!("cannot read {shown}: {errno}")))
             }
-            Unread::Irregular => {
-                Err(Failure::retry(step, format!("cannot read {shown}: it is no regular file")))
-            }
+            Unread::Irregular => Err(Failure::needs_operator(
+                step,
+                format!("cannot read {shown}: it is no regular file"),
+                "name the file in which the server writes its number",
+            )),
             Unread::Link => Err(Failure::needs_operator(
                 step,
                 format!("{shown} is a symlink, and its owner chooses what is signalled"),
@@ -91,31 +93,28 @@ impl From<Errno> for Unread {
 /// between a look and its use
 fn read(path: &Path) -> Result<PidFile, Unread> {
     let look = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = || open("/", look | OFlags::DIRECTORY, Mode::empty());
-    let (mut dir, mut here) = (root()?, PathBuf::from("/"));
+    let (mut dir, mut here) = (open("/", look, Mode::empty())?, PathBuf::from("/"));
     let mut steps = Vec::new();
-    let mut ahead: VecDeque<OsString> = VecDeque::new();
     let (folder, name) = (path.parent(), path.file_name());
-    push_front(&mut ahead, folder.unwrap_or_else(|| Path::new("/")));
+    let mut ahead = trust::steps(folder.unwrap_or_else(|| Path::new("/")));
     let mut links = 0;
-    while let Some(name) = ahead.pop_front() {
-        let next = openat(&dir, &name, look, Mode::empty())?;
-        let (at, stat) = (here.join(&name), fstat(&next)?);
+    while let Some(step) = ahead.pop_front() {
+        // From `/`, which is the first step of an absolute path, the way begins anew.
+        let next = openat(&dir, &step, look, Mode::empty())?;
+        let (at, stat) = (here.join(&step), fstat(&next)?);
         steps.push((at.clone(), stat.st_uid));
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if is_open_to_all(&stat) => return Err(Unread::Writable(at)),
             FileType::Directory => (dir, here) = (next, at),
             FileType::Symlink => {
                 links += 1;
-                if links > MOST_LINKS {
+                if links > trust::MAX_LINKS {
                     return Err(Errno::LOOP.into());
                 }
                 let text = readlinkat(&next, "", Vec::new())?.into_bytes();
-                let text = PathBuf::from(OsString::from_vec(text));
-                if text.is_absolute() {
-                    (dir, here) = (root()?, PathBuf::from("/"));
+                for step in trust::steps(OsStr::from_bytes(&text).as_ref()).into_iter().rev() {
+                    ahead.push_front(step);
                 }
-                push_front(&mut ahead, &text);
             }
             _ => return Err(Errno::NOTDIR.into()),
         }
@@ -159,21 +158,8 @@ fn is_open_to_all(stat: &Stat) -> bool {
     stat.st_mode & 0o1002 == 0o002
 }
 
-fn push_front(ahead: &mut VecDeque<OsString>, path: &Path) {
-    for component in path.components().rev() {
-        match component {
-            Component::Normal(name) => ahead.push_front(name.to_owned()),
-            Component::ParentDir => ahead.push_front("..".into()),
-            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
-        }
-    }
-}
-
 /// How much of it is read, in bytes
 const LIMIT: u64 = 64;
-
-/// How many symlinks are followed, as the kernel does
-const MOST_LINKS: u32 = 40;
 
 #[cfg(test)]
 mod tests {

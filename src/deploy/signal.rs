@@ -1,5 +1,5 @@
-//! Signalling a server's process, and never one that got its number in the meantime: a handle is held
-//! while it is looked at. Whose number an old pid file has, only the name of the process tells.
+//! Signalling a server's process, and never one that got its number in the meantime: a handle is
+//! held while it is looked at. Whose number an old pid file has, only the name of the process tells.
 
 use std::fs;
 use std::io;
@@ -60,7 +60,7 @@ fn send_to_pid_file(signal: Signal, path: &Path, name: Option<&str>) -> Result<(
     let stat = fs::read(format!("/proc/{pid}/stat"));
     let process = stat.as_ref().ok().and_then(|stat| parse_stat(pid.as_raw_nonzero().get(), stat));
     match (process, name) {
-        (Some(process), Some(name)) if !process.is_called(name) => {
+        (Some(process), Some(name)) if !is_called(&process.name, name) => {
             let (name, other) = (name.escape_debug(), process.name.escape_ascii());
             Err(retry(format!(
                 "process {pid} is called `{other}` and not `{name}`: the server of {shown} does \
@@ -71,7 +71,12 @@ fn send_to_pid_file(signal: Signal, path: &Path, name: Option<&str>) -> Result<(
         (None, _) if stat.is_ok() => Err(retry(format!("process {pid} of {shown} has ended"))),
         (None, Some(name)) => {
             let name = name.escape_debug();
-            Err(retry(format!("nobody can tell whether process {pid} is called `{name}`")))
+            Err(Failure::needs_operator(
+                Step::Reload,
+                format!("certkeep cannot see whether process {pid} is called `{name}`"),
+                "let it see other users' processes: /proc is mounted with `hidepid`, or the unit \
+                 has `ProtectProc`",
+            ))
         }
         _ => target.send(signal),
     }
@@ -192,18 +197,17 @@ struct Entry {
     name: Vec<u8>,
 }
 
-impl Entry {
-    fn is_called(&self, name: &str) -> bool {
-        let name = name.as_bytes();
-        self.name == name.get(..COMM_LEN).unwrap_or(name)
-    }
+/// Whether the kernel would show this name so
+pub(crate) fn is_called(comm: &[u8], name: &str) -> bool {
+    let name = name.as_bytes();
+    comm == name.get(..COMM_LEN).unwrap_or(name)
 }
 
 fn processes_called(name: &str) -> io::Result<Vec<Entry>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let pid = entry?.file_name().to_str().and_then(|name| name.parse().ok());
-        found.extend(pid.and_then(read_process).filter(|process| process.is_called(name)));
+        found.extend(pid.and_then(read_process).filter(|process| is_called(&process.name, name)));
     }
     Ok(found)
 }

@@ -117,7 +117,8 @@ fn inspect(path: &Path, purpose: Purpose) -> Result<(), (PathBuf, Reason)> {
     }
 }
 
-fn steps(path: &Path) -> VecDeque<OsString> {
+/// Its components, `/` and `..` among them
+pub(super) fn steps(path: &Path) -> VecDeque<OsString> {
     path.components().map(|component| component.as_os_str().to_owned()).collect()
 }
 
@@ -214,7 +215,7 @@ impl Refusal {
 }
 
 /// How many symlinks are followed, as the kernel does
-const MAX_LINKS: u32 = 40;
+pub(super) const MAX_LINKS: u32 = 40;
 
 /// The bit that keeps users from each other's entries of a directory
 const STICKY: u32 = 0o1000;

@@ -16,8 +16,8 @@ use crate::text::External;
 /// Bring deployments that one reload serves as far as they get
 ///
 /// Where the server refuses many at once and takes what was there before, or says that it lacks one
-/// of them, it is asked about one half and then the other: one that is refused is not the failure of
-/// all.
+/// of them, it is asked about one half and then the other: one that is refused is not the failure
+/// of all.
 pub(super) async fn run(shared: &Shared, members: Vec<Installed>) {
     let mut waiting = vec![members];
     let mut attempts = MOST_ATTEMPTS;
@@ -68,12 +68,12 @@ impl Batch {
         if let Err(NotLoaded { failure, check }) = loaded {
             let limited = |it: &Installed| it.deployment.target.max_reloads_per_hour.is_some();
             let may_split = may_split && members.len() > 1 && !members.iter().any(limited);
-            let refused = members.into_iter().map(|mut member| {
+            let mut refused = Vec::with_capacity(members.len());
+            for mut member in members {
                 // What an endpoint serves already, the server can load.
                 member.reversible &= member.deployment.record.proven.is_empty();
-                (member, failure.clone())
-            });
-            let refused = refused.collect();
+                refused.push((member, failure.clone()));
+            }
             let culprit = check.filter(|_| may_split);
             return self.go_back(shared, refused, culprit.as_ref(), may_split).await;
         }
