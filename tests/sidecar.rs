@@ -93,6 +93,16 @@ impl Pod {
     }
 }
 
+impl Drop for Pod {
+    #[expect(clippy::print_stderr, reason = "what a failed test is to show")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let server = std::fs::read(self.path("server/error.log")).unwrap_or_default();
+            eprintln!("{}\n{}", self.containers.log(), String::from_utf8_lossy(&server));
+        }
+    }
+}
+
 /// The server's container waits for its first files, as its entry point would
 const CONTAINERS: &str = r#"
     until [ -e certs/web/fullchain.pem ]; do sleep 0.05; done &&
