@@ -486,6 +486,20 @@ async fn a_pid_file_of_somebody_else_does_not_choose_our_processes() {
 }
 
 #[tokio::test]
+async fn a_process_that_the_signal_would_end_does_not_get_it() {
+    let scene = Scene::new();
+    let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();
+    let path = pid_file(&scene, &stranger.id().to_string());
+    let failure = signal(Signal::Hup, in_file(path.clone())).await.unwrap_err();
+    assert!(failure.summary.as_str().contains("would end it"), "{failure}");
+    assert!(what_to_do(&failure).contains("name the process"), "{failure}");
+    signal(Signal::Winch, in_file(path)).await.expect("it does nothing by itself");
+    assert!(stranger.try_wait().unwrap().is_none(), "it was ended");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+}
+
+#[tokio::test]
 async fn a_pid_file_left_behind_chooses_no_process_of_another_name() {
     let scene = Scene::new();
     let mut server = Server::start(Path::new("sh"), "");

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open, pidfd_send_signal};
@@ -261,6 +262,19 @@ impl Target {
 
     fn send(&self, signal: Signal) -> Result<(), Failure> {
         let Self { pid, owner, .. } = self;
+        // One that has just begun does not handle it yet, and a stranger may never do so.
+        let given_up = Instant::now() + STARTING;
+        while ends(*pid, signal) {
+            if Instant::now() >= given_up {
+                let name = format!("{signal:?}").to_uppercase();
+                return Err(Failure::needs_operator(
+                    Step::Reload,
+                    format!("process {pid} does not handle SIG{name}, which would end it"),
+                    "name the process and the signal by which the server loads its files",
+                ));
+            }
+            std::thread::sleep(PAUSE);
+        }
         pidfd_send_signal(&self.handle, number(signal)).map_err(|error| match error {
             Errno::SRCH => retry(format!("process {pid} ended before it was signalled")),
             Errno::PERM => Failure::needs_operator(
@@ -271,6 +285,27 @@ impl Target {
             _ => retry(format!("process {pid} cannot be signalled: {error}")),
         })
     }
+}
+
+/// Whether the signal would end the process, as far as can be seen
+fn ends(pid: Pid, signal: Signal) -> bool {
+    // What it does by itself is nothing.
+    signal != Signal::Winch
+        && fs::read(format!("/proc/{pid}/status"))
+            .is_ok_and(|status| has_no_use_for(&String::from_utf8_lossy(&status), signal))
+}
+
+/// Whether a signal is neither blocked, to be waited for, nor ignored, nor caught
+///
+/// <https://man7.org/linux/man-pages/man5/proc_pid_status.5.html>
+fn has_no_use_for(status: &str, signal: Signal) -> bool {
+    let bit = 1_u64 << (number(signal).as_raw() - 1);
+    let mask = |name: &str| {
+        let digits = status.lines().find_map(|line| line.strip_prefix(name))?;
+        u64::from_str_radix(digits.trim(), 16).ok()
+    };
+    let masks = ["SigBlk:", "SigIgn:", "SigCgt:"].map(mask);
+    masks.iter().all(|mask| mask.is_some_and(|mask| mask & bit == 0))
 }
 
 fn owner_of(pid: Pid) -> io::Result<u32> {
@@ -289,6 +324,12 @@ const fn number(signal: Signal) -> rustix::process::Signal {
 fn retry(summary: String) -> Failure {
     Failure::retry(Step::Reload, summary)
 }
+
+/// How long a server may take from its start until it handles signals
+const STARTING: Duration = Duration::from_secs(5);
+
+/// How long is waited between two looks at one that starts
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How much of a name the kernel keeps, in bytes
 const COMM_LEN: usize = 15;
@@ -348,6 +389,25 @@ mod tests {
         assert_eq!(user_id("postgres:x:114:120::/:/bin/sh", "postgres"), Some(114));
         assert_eq!(user_id("postgres:x:114:120::/:/bin/sh", "post"), None);
         assert_eq!(user_id("postgres", "postgres"), None);
+    }
+
+    #[test]
+    fn a_signal_is_of_use_where_it_is_blocked_ignored_or_caught() {
+        let status = |masks: [u64; 3]| {
+            let [blocked, ignored, caught] = masks;
+            format!(
+                "ShdPnd:\t0000000000000000\nSigBlk:\t{blocked:016x}\nSigIgn:\t{ignored:016x}\n\
+                 SigCgt:\t{caught:016x}\n"
+            )
+        };
+        let (hup, usr1) = (1, 1 << 9);
+        assert!(has_no_use_for(&status([0, 0, 0]), Signal::Hup));
+        assert!(has_no_use_for(&status([0, 0, hup]), Signal::Usr1));
+        for masks in [[usr1, 0, 0], [0, usr1, 0], [0, 0, usr1]] {
+            assert!(!has_no_use_for(&status(masks), Signal::Usr1));
+            assert!(has_no_use_for(&status(masks), Signal::Hup));
+        }
+        assert!(!has_no_use_for("garbage", Signal::Hup), "what cannot be seen forbids nothing");
     }
 
     #[test]
