@@ -24,6 +24,7 @@ use crate::text::External;
 use crate::token::{Challenge, Token};
 
 pub use place::{Resumed, Unplaced};
+use verdict::refresh_nth;
 
 /// An order at a CA
 ///
@@ -131,12 +132,23 @@ impl Order {
     /// # Errors
     /// When the CA does not take that, or says at once that it cannot see one.
     pub async fn respond(&mut self) -> Result<(), Failure> {
-        for index in 0..self.pending_authorizations()? {
+        let (mut index, mut misses) = (0, 0);
+        while index < self.pending_authorizations()? {
             let inner = &mut self.inner;
             let asked = call!(respond_nth(inner, index));
             let taken = asked.1.as_ref().filter(|answer| answer.status.is_success());
             let Some(answer) = taken else {
-                self.session.judge(asked, Step::Authorize)?;
+                let refused = is_refused(asked.1.as_ref());
+                match self.session.judge(asked, Step::Authorize) {
+                    Ok(_) => index += 1,
+                    Err(failure) if refused => return Err(failure),
+                    Err(failure) => {
+                        self.find_out(failure, Step::Authorize, &mut misses).await?;
+                        let inner = &mut self.inner;
+                        // Where this fails too, the next answer tells.
+                        let _ = call!(refresh_nth(inner, index));
+                    }
+                }
                 continue;
             };
             let pause = answer.retry_after(self.session.transport().now());
@@ -148,6 +160,7 @@ impl Order {
                 let identifier = self.identifier(index).await;
                 return Err(self.verdict(identifier.into_iter().collect(), &problem));
             }
+            index += 1;
         }
         Ok(())
     }
@@ -187,29 +200,39 @@ impl Order {
     ///
     /// # Errors
     /// When the CA does not take the request; the order stays and may be finalized with another.
+    /// Where the CA may have taken it, no other issuer is to be asked before this one was again.
     pub async fn finalize(&mut self, csr_der: &[u8]) -> Result<(), Failure> {
-        for attempt in 1.. {
+        let (mut surprised, mut misses) = (false, 0);
+        loop {
             self.wait_ready(std::future::pending()).await?;
             if self.status != Status::Ready {
-                break;
+                return Ok(());
             }
             let inner = &mut self.inner;
             let asked = call!(inner.finalize_csr(csr_der));
-            let not_ready = asked.1.as_ref().is_some_and(|answer| answer.is("orderNotReady"));
-            if not_ready && attempt == 1 {
+            let answer = asked.1.as_ref();
+            if answer.is_some_and(|answer| answer.is("orderNotReady")) && !surprised {
+                surprised = true;
                 self.refresh(Step::Finalize).await?;
                 continue;
             }
-            let taken = asked.1.as_ref().is_some_and(|answer| answer.status.is_success());
+            let refused = is_refused(answer);
+            let taken = answer.is_some_and(|answer| answer.status.is_success());
             if taken && matches!(asked.0, Err(Error::Json(_))) {
-                self.refresh(Step::Finalize).await?;
-            } else {
-                let (_, answer) = self.session.judge(asked, Step::Finalize)?;
-                self.note(answer.as_ref());
+                return self.refresh(Step::Finalize).await.map_err(perhaps_issued);
             }
-            break;
+            match self.session.judge(asked, Step::Finalize) {
+                Ok((_, answer)) => {
+                    self.note(answer.as_ref());
+                    return Ok(());
+                }
+                Err(failure) if refused => return Err(failure),
+                Err(failure) => self
+                    .find_out(failure, Step::Finalize, &mut misses)
+                    .await
+                    .map_err(perhaps_issued)?,
+            }
         }
-        Ok(())
     }
 
     /// Wait for the certificate and fetch it: the leaf and its intermediates, PEM, unchecked
@@ -223,7 +246,7 @@ impl Order {
             let asked = self.asked.take();
             let now = self.session.transport().now();
             sleep(polls.next(asked, Step::Finalize, now)?).await;
-            self.look(Step::Finalize, &mut misses).await?;
+            self.look(Step::Finalize, &mut misses).await.map_err(perhaps_issued)?;
         }
         if self.status == Status::Invalid {
             return Err(self.blame(Step::Finalize).await);
@@ -235,7 +258,7 @@ impl Order {
             match self.session.judge(asked, Step::Download) {
                 Ok((chain, _)) => break chain,
                 Err(failure) => {
-                    let pause = self.bear(failure, &mut misses)?;
+                    let pause = self.bear(failure, &mut misses).map_err(perhaps_issued)?;
                     let now = self.session.transport().now();
                     sleep(polls.next(Some(pause), Step::Download, now)?).await;
                 }
@@ -266,6 +289,22 @@ impl Order {
         };
         self.asked = Some(self.bear(failure, misses)?);
         Ok(())
+    }
+
+    /// Look at the order after a request that the CA may have taken, although its answer is lost
+    async fn find_out(
+        &mut self,
+        mut failure: Failure,
+        step: Step,
+        misses: &mut u32,
+    ) -> Result<(), Failure> {
+        loop {
+            sleep(self.bear(failure, misses)?).await;
+            match self.refresh(step).await {
+                Ok(()) => return Ok(()),
+                Err(next) => failure = next,
+            }
+        }
     }
 
     /// How long to leave the CA alone before the same is asked again
@@ -372,6 +411,17 @@ async fn respond_nth(order: &mut instant_acme::Order, index: usize) -> Result<()
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the CA, or what is before it, has done nothing of what was asked
+fn is_refused(answer: Option<&Answer>) -> bool {
+    answer.is_some_and(|answer| answer.status.is_client_error())
+}
+
+/// A failure after the request for the certificate was sent: there may be one by now, and to ask
+/// another CA would waste it together with its key
+fn perhaps_issued(failure: Failure) -> Failure {
+    Failure { try_other_issuer: false, ..failure }
 }
 
 fn first_error(document: &Value) -> Option<Problem> {

@@ -74,7 +74,7 @@ impl Order {
 }
 
 /// Ask what became of an authorization, and why if it failed
-async fn refresh_nth(
+pub(super) async fn refresh_nth(
     order: &mut instant_acme::Order,
     index: usize,
 ) -> Result<Option<(Identifier, Problem)>, Error> {
