@@ -462,11 +462,15 @@ fn hold_back(
     {
         return Some(HeldBack::Backoff { until });
     }
-    if forced || observed.order.is_some() {
+    if forced {
         return None;
     }
+    // Also beside an order in flight: where nothing comes of it, the next one is placed.
     if let Some(until) = crash_loop(now, certificate, observed) {
         return Some(HeldBack::Backoff { until });
+    }
+    if observed.order.is_some() {
+        return None;
     }
     if let Some(target) = undeployed(certificate, observed, reason) {
         return Some(HeldBack::Undeployed { target });
