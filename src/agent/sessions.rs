@@ -11,8 +11,9 @@ use crate::agent::secrets::read_whole;
 use crate::agent::{Secrets, Shared};
 use crate::config::{Config, Issuer};
 use crate::event::Event;
-use crate::failure::{Failure, Step};
+use crate::failure::{Failure, FailureClass, Step};
 use crate::name::{Identifier, IssuerName};
+use crate::plan::LONGEST_REST;
 use crate::record::AccountRecord;
 use crate::store::Lock;
 use crate::text::External;
@@ -35,10 +36,26 @@ type Slot = Arc<Mutex<Option<Entry>>>;
 
 #[derive(Clone, Debug)]
 struct Entry {
+    /// When opening it had ended, well or not
     opened_at: Timestamp,
     /// What it was opened with: a changed issuer is opened anew
     issuer: Issuer,
     session: Result<Arc<Session>, Failure>,
+}
+
+impl Entry {
+    /// Whether it is still the answer
+    fn holds(&self, now: Timestamp) -> bool {
+        let age = now.since(self.opened_at);
+        match &self.session {
+            Ok(_) => age < KEPT,
+            // One that is further away was named while the clock was ahead.
+            Err(Failure { class: FailureClass::NotBefore { at }, .. }) => {
+                now < *at && *at <= now.after(LONGEST_REST)
+            }
+            Err(_) => age < KEPT_FAILED,
+        }
+    }
 }
 
 impl Sessions {
@@ -66,7 +83,8 @@ impl Sessions {
     /// The session of an issuer, opened now if it is not
     ///
     /// However many certificates ask at once, the account is opened, and registered, once. A
-    /// failure is the answer for everyone who asks within half a minute.
+    /// failure is the answer for everyone who asks within half a minute, or before the moment that
+    /// the CA named.
     ///
     /// # Errors
     /// Whatever kept the account from being opened.
@@ -82,22 +100,25 @@ impl Sessions {
         };
         let slot = self.slot(name);
         let mut entry = slot.lock().await;
-        let now = shared.now();
-        if let Some(known) = entry.as_ref().filter(|known| known.issuer == *issuer) {
-            let age = now.since(known.opened_at);
-            if age < if known.session.is_ok() { KEPT } else { KEPT_FAILED } {
-                return known.session.clone();
-            }
+        let known = entry.as_ref().filter(|known| known.issuer == *issuer);
+        if let Some(known) = known.filter(|known| known.holds(shared.now())) {
+            return known.session.clone();
         }
         let session = self.connect(shared, issuer).await.map(Arc::new);
-        *entry = Some(Entry { opened_at: now, issuer: issuer.clone(), session: session.clone() });
+        let opened_at = shared.now();
+        *entry = Some(Entry { opened_at, issuer: issuer.clone(), session: session.clone() });
         session
     }
 
     /// Close what nobody uses, so that an idle agent holds no connections and no roots
+    ///
+    /// That a CA could not be asked is not forgotten by that.
     pub fn close_idle(&self) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, slot| Arc::strong_count(slot) > 1);
+        let is_failure = |entry: &Option<Entry>| entry.as_ref().is_some_and(|e| e.session.is_err());
+        open.retain(|_, slot| {
+            Arc::strong_count(slot) > 1 || slot.try_lock().is_ok_and(|entry| is_failure(&entry))
+        });
     }
 
     /// Forget the account's URL, if it still is this one, and not its key: it is registered again
