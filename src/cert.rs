@@ -364,7 +364,7 @@ pub fn leads_to(chain: &[CertificateDer<'_>], roots: &[CertificateDer<'_>]) -> b
 const MAX_CHAIN: usize = 10;
 
 /// How far a CA's clock may be ahead of ours
-const SKEW: Duration = Duration::from_secs(3600);
+pub(crate) const SKEW: Duration = Duration::from_secs(3600);
 
 /// What is wrong with a certificate or a chain
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -375,23 +375,48 @@ async fn a_certificate_that_is_not_the_one_ordered_is_never_staged() {
 }
 
 #[tokio::test]
-async fn a_process_that_dies_over_every_order_soon_places_no_more() {
+async fn a_clock_that_is_behind_wastes_no_certificate() {
     let world = World::new().await;
     let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
-    world.ca.inject(Fault::Delay {
-        to: Resource::NewOrder,
-        times: u32::MAX,
-        by: Duration::from_secs(3600),
-    });
+    let behind = TestClock(AtomicI64::new(-12 * 3_600_000));
+    let mut shared = world.shared(&config, |_| ());
+    shared.clock = Arc::new(behind);
+    for _ in 0..2 {
+        let agent = Agent::new(shared.clone(), config.clone());
+        let outcome = agent.once(Request::Force).await.unwrap();
+        let status = outcome.report.status();
+        assert!(!outcome.report.all_well() && status.contains("clock"), "{status}");
+    }
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!((world.ca.issued().len(), world.asked(Resource::NewOrder)), (1, 1));
+}
+
+#[tokio::test]
+async fn a_process_that_dies_over_every_order_soon_places_no_more() {
+    // While it waits for the answer, and with an order on disk of which nothing comes.
+    for dies_at in [Resource::NewOrder, Resource::Authorization] {
+        let world = World::new().await;
+        let delay = Fault::Delay { to: dies_at, times: u32::MAX, by: Duration::from_secs(3600) };
+        world.ca.inject(delay);
+        let answer = Answer::text(404, "text/plain", "gone");
+        world.ca.inject(Fault::Answer { to: Resource::Order, times: u32::MAX, answer });
+        dies_over_every_order(&world, dies_at).await;
+    }
+}
+
+async fn dies_over_every_order(world: &World, dies_at: Resource) {
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
     let mut died = 0;
     for _ in 0..50 {
-        let steps = || world.count(|e| matches!(e, Event::StepBegun { step: Step::Order, .. }));
-        let before = steps();
+        let record = |name| {
+            let path = world.path("state/certificates/a").join(name);
+            std::fs::read_to_string(path).unwrap_or_default()
+        };
+        let order = record("order.json");
+        let begun = format!("\"begun\": {}", died + 1);
         let begins = async {
-            let record = world.path("state/certificates/a/attempts.json");
-            let begun = format!("\"begun\": {}", died + 1);
-            while steps() == before
-                || !std::fs::read_to_string(&record).unwrap_or_default().contains(&begun)
+            while !record("attempts.json").contains(&begun)
+                || dies_at == Resource::Authorization && record("order.json") == order
             {
                 sleep(Duration::from_millis(1)).await;
             }
@@ -403,7 +428,7 @@ async fn a_process_that_dies_over_every_order_soon_places_no_more() {
             () = begins => died += 1,
         }
     }
-    assert_eq!(died, 3, "orders begun by 50 processes");
+    assert_eq!(died, 3, "orders begun by 50 processes that died at {dies_at:?}");
     world.ca.clear_faults();
     world.clock.forward(Duration::from_secs(120));
     assert!(world.renew(&config, Request::Now).await.report.all_well());
@@ -503,6 +528,60 @@ async fn an_order_that_a_ca_issued_outlives_another_issuer_being_asked() {
     world.ca.clear_faults();
     assert!(world.renew(&config, Request::Now).await.report.all_well());
     assert_eq!(world.ca.issued().len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_no_reason_to_ask_another_issuer() {
+    let world = World::new().await;
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    for on in [Resource::Challenge, Resource::Finalize, Resource::Certificate] {
+        world.ca.inject(Fault::HangUp { on, times: 1 });
+        assert!(world.renew(&config, Request::Force).await.report.all_well(), "{on:?}");
+    }
+    assert_eq!((world.ca.issued().len(), other.requests().len()), (3, 0));
+    let down = Answer::text(503, "text/plain", "down");
+    world.ca.inject(Fault::Answer { to: Resource::Finalize, times: u32::MAX, answer: down });
+    world.renew(&config, Request::Force).await;
+    assert_eq!(other.requests().len(), 0, "what may be issued is not ordered elsewhere at once");
+    world.ca.clear_faults();
+    world.clock.forward(Duration::from_secs(120));
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!((world.ca.issued().len(), other.requests().len()), (4, 0));
+}
+
+#[tokio::test]
+async fn the_rest_of_one_issuer_does_not_end_with_a_certificate_of_another() {
+    let world = World::new().await;
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    let mut answer = Answer::problem(ProblemType::RateLimited, "tomorrow");
+    answer.headers.push(("retry-after".to_owned(), "86400".to_owned()));
+    world.ca.inject(Fault::Answer { to: Resource::NewOrder, times: u32::MAX, answer });
+    for _ in 0..2 {
+        assert!(world.renew(&config, Request::Force).await.report.all_well());
+    }
+    assert_eq!((world.asked(Resource::NewOrder), other.issued().len()), (1, 2));
+}
+
+#[tokio::test]
+async fn a_ca_that_names_a_time_is_asked_by_no_certificate_before() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    let shared = world.shared(&config, |_| ());
+    let mut answer = Answer::text(503, "text/plain", "down");
+    answer.headers.push(("retry-after".to_owned(), "3600".to_owned()));
+    world.ca.inject(Fault::Answer { to: Resource::Directory, times: u32::MAX, answer });
+    let issuer = IssuerName::parse("dev").unwrap();
+    let open = || shared.sessions.open(&shared, &config, &issuer);
+    for minutes in [1, 10, 48] {
+        open().await.unwrap_err();
+        shared.sessions.close_idle();
+        world.clock.forward(Duration::from_secs(minutes * 60));
+    }
+    open().await.unwrap_err();
+    assert_eq!(world.asked(Resource::Directory), 1);
+    world.ca.clear_faults();
+    world.clock.forward(Duration::from_secs(60));
+    open().await.unwrap();
 }
 
 #[tokio::test]

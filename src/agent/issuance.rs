@@ -85,7 +85,7 @@ async fn ask(
             failures.push(Failure::not_before(*until, Step::Order, message));
             continue;
         }
-        let attempt = Attempt { shared, config, certificate, observed, issuer, purpose };
+        let attempt = Attempt { shared, config, certificate, observed, issuer, purpose, resting };
         match attempt.run().await {
             Ok(()) => return Ok(()),
             Err(failure) => {
@@ -156,6 +156,8 @@ struct Attempt<'a> {
     observed: &'a Observed,
     issuer: &'a Issuer,
     purpose: Purpose,
+    /// The issuers that are not to be asked yet
+    resting: &'a Resting,
 }
 
 impl Attempt<'_> {
@@ -230,7 +232,9 @@ impl Attempt<'_> {
         }
         match session.order(&record.url).await? {
             Resumed::Order(order) => Ok(Some((*order, record))),
-            Resumed::Gone(_) => {
+            Resumed::Gone(why) => {
+                let message = format!("nothing came of the order under way: {why}");
+                self.shared.warn(&self.certificate.name, &message);
                 self.forget_order().await;
                 Ok(None)
             }
@@ -287,6 +291,7 @@ impl Attempt<'_> {
             version: VERSION,
             begun: before.begun.saturating_add(1),
             begun_at: Some(self.shared.now()),
+            resting: self.resting.clone(),
             ..before.clone()
         };
         let (name, key_type) = (self.certificate.name.clone(), self.certificate.key);
@@ -409,6 +414,12 @@ impl Attempt<'_> {
         });
         let (leaf, text) = match checked {
             Ok(checked) => checked,
+            // It becomes good without another order, and at once where only our clock was wrong.
+            Err(error @ cert::CertError::NotYet { from, .. }) => {
+                let summary = format!("{error}, and it is {now} here: is the clock right?");
+                let good_at = from.before(cert::SKEW);
+                return Err(Failure::not_before(good_at, Step::Download, summary));
+            }
             Err(error) => {
                 // The same order would give the same certificate again.
                 self.forget_order().await;
@@ -434,7 +445,10 @@ impl Attempt<'_> {
         });
         // Of generations that are kept, one must not come back for having been replaced.
         let revoked = self.observed.attempts.revoked.clone();
-        let attempts = Attempts { version: VERSION, issued, revoked, ..Attempts::default() };
+        // The rest of one issuer does not end with what another one issues.
+        let resting = self.resting.clone();
+        let attempts =
+            Attempts { version: VERSION, issued, revoked, resting, ..Attempts::default() };
         let key = record.key.clone();
         let generation = self
             .shared
