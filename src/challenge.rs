@@ -9,12 +9,16 @@ mod http01;
 mod port;
 mod webroot;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 
 use crate::config::Http01;
@@ -32,8 +36,40 @@ pub struct Solver(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     listeners: Arc<http01::Listeners>,
-    directories: Arc<webroot::Directories>,
+    webroots: Mutex<BTreeMap<PathBuf, Arc<Webroot>>>,
     _passed: DropGuard,
+}
+
+/// One webroot: a network file system that hangs keeps one thread, and no other webroot
+#[derive(Debug, Default)]
+struct Webroot {
+    directories: Arc<webroot::Directories>,
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Webroot {
+    /// Do something there, away from the loop
+    async fn work<T: Send + 'static>(
+        &self,
+        path: &Path,
+        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, Failure> {
+        let turn = Arc::clone(&self.turn);
+        let done = timeout(PATIENCE, async {
+            let turn = turn.lock_owned().await;
+            off_the_loop(move || {
+                let done = work();
+                drop(turn);
+                done
+            })
+            .await
+        });
+        done.await.unwrap_or_else(|_| {
+            let (path, limit) = (path.display(), PATIENCE.as_secs());
+            let summary = format!("the webroot {path} has not answered for {limit} s");
+            Err(Failure::retry(Step::Authorize, summary))
+        })
+    }
 }
 
 impl Solver {
@@ -46,7 +82,7 @@ impl Solver {
     /// When a passed socket cannot be polled.
     pub fn new(passed: Vec<TcpListener>) -> io::Result<Self> {
         let (listeners, passed) = http01::Listeners::new(passed)?;
-        Ok(Self(Arc::new(Inner { listeners, directories: Arc::default(), _passed: passed })))
+        Ok(Self(Arc::new(Inner { listeners, webroots: Mutex::default(), _passed: passed })))
     }
 
     /// Make one challenge visible to the CA
@@ -68,16 +104,17 @@ impl Solver {
                 let address = *address;
                 match self.0.listeners.publish(address, challenge) {
                     Ok(answer) => Ok(Published(Kind::Answer(answer))),
-                    Err(error) => Err(off_the_loop(move || port::failure(address, &error)).await?),
+                    Err(error) => off_the_loop(move || Err(port::failure(address, &error))).await,
                 }
             }
             Http01::Webroot(webroot) => {
-                let directories = Arc::clone(&self.0.directories);
-                let (webroot, challenge) = (webroot.clone(), challenge.clone());
+                let at = self.webroot(webroot);
+                let directories = Arc::clone(&at.directories);
+                let (path, challenge) = (webroot.clone(), challenge.clone());
                 let journal = Arc::clone(journal);
-                off_the_loop(move || webroot::place(webroot, &challenge, &*journal, directories))
-                    .await?
-                    .map(|placed| Published(Kind::File(placed)))
+                let place = move || webroot::place(path, &challenge, &*journal, directories);
+                let placed = at.work(webroot, place).await?;
+                Ok(Published(Kind::File(placed, at)))
             }
         }
     }
@@ -95,14 +132,19 @@ impl Solver {
             Http01::Listen(_) if self.0.listeners.has_passed() => Ok(None),
             Http01::Listen(address) => {
                 let address = *address;
-                off_the_loop(move || port::trial(address)).await?
+                off_the_loop(move || port::trial(address)).await
             }
             Http01::Webroot(webroot) => {
-                let (webroot, directories) = (webroot.clone(), Arc::clone(&self.0.directories));
-                let tried = off_the_loop(move || webroot::trial(webroot, directories));
-                tried.await?.map(|()| None)
+                let at = self.webroot(webroot);
+                let (path, directories) = (webroot.clone(), Arc::clone(&at.directories));
+                at.work(webroot, move || webroot::trial(path, directories)).await.map(|()| None)
             }
         }
+    }
+
+    fn webroot(&self, path: &Path) -> Arc<Webroot> {
+        let mut webroots = self.0.webroots.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(webroots.entry(path.to_owned()).or_default())
     }
 
     /// Where it listens at this moment
@@ -121,7 +163,7 @@ pub struct Published(Kind);
 #[derive(Debug)]
 enum Kind {
     Answer(http01::Answer),
-    File(webroot::Placed),
+    File(webroot::Placed, Arc<Webroot>),
 }
 
 impl Published {
@@ -131,7 +173,7 @@ impl Published {
     pub async fn served(&self) {
         match &self.0 {
             Kind::Answer(answer) => answer.served().await,
-            Kind::File(_) => std::future::pending().await,
+            Kind::File(..) => std::future::pending().await,
         }
     }
 
@@ -141,7 +183,7 @@ impl Published {
     pub fn refused_host(&self) -> Option<External> {
         match &self.0 {
             Kind::Answer(answer) => answer.refused_host(),
-            Kind::File(_) => None,
+            Kind::File(..) => None,
         }
     }
 
@@ -155,7 +197,10 @@ impl Published {
                 answer.withdraw().await;
                 Ok(())
             }
-            Kind::File(placed) => off_the_loop(move || placed.withdraw()).await?,
+            Kind::File(placed, at) => {
+                let path = placed.webroot().to_owned();
+                at.work(&path, move || placed.withdraw()).await
+            }
         }
     }
 }
@@ -185,7 +230,84 @@ pub trait Entry: Send + Sync + fmt::Debug {
 }
 
 async fn off_the_loop<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
 ) -> Result<T, Failure> {
-    spawn_blocking(work).await.map_err(|_| Failure::retry(Step::Authorize, "the work was cut off"))
+    let cut_off = |_| Err(Failure::retry(Step::Authorize, "the work was cut off"));
+    spawn_blocking(work).await.unwrap_or_else(cut_off)
+}
+
+/// How long a webroot is waited for
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::name::Identifier;
+    use crate::token::Token;
+
+    /// A journal that takes nothing down before it is told to
+    struct Hanging(Mutex<mpsc::Receiver<()>>);
+
+    impl Journal for Hanging {
+        fn record(&self, _: &Artefact) -> io::Result<Box<dyn Entry>> {
+            self.0.lock().unwrap().recv().unwrap();
+            Ok(Box::new(Nothing))
+        }
+    }
+
+    #[derive(Debug)]
+    struct Nothing;
+
+    impl Journal for Nothing {
+        fn record(&self, _: &Artefact) -> io::Result<Box<dyn Entry>> {
+            Ok(Box::new(Self))
+        }
+    }
+
+    impl Entry for Nothing {
+        fn amend(&self, _: &Artefact) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn forget(self: Box<Self>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webroot_that_hangs_keeps_one_thread_and_no_other_webroot() {
+        let (good, hung) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let at = |folder: &tempfile::TempDir| Http01::Webroot(folder.path().to_owned());
+        let challenge = Challenge {
+            identifier: Identifier::parse("a.test").unwrap(),
+            token: Token::parse(&"t".repeat(43)).unwrap(),
+            key_authorization: "t.thumbprint".to_owned(),
+        };
+        let solver = Solver::new(Vec::new()).unwrap();
+        let (release, released) = mpsc::channel();
+        let hanging: Arc<dyn Journal> = Arc::new(Hanging(Mutex::new(released)));
+        for _ in 0..3 {
+            let method = at(&hung);
+            let publish = solver.publish(&method, &challenge, &hanging);
+            let hurry = async {
+                loop {
+                    tokio::time::advance(Duration::from_secs(1)).await;
+                }
+            };
+            let failure = tokio::select! {
+                published = publish => published.unwrap_err(),
+                () = hurry => continue,
+            };
+            assert!(failure.summary.as_str().contains("30 s"), "{failure}");
+        }
+        let working: Arc<dyn Journal> = Arc::new(Nothing);
+        let published = solver.publish(&at(&good), &challenge, &working).await.unwrap();
+        published.withdraw().await.unwrap();
+        release.send(()).unwrap();
+        let published = solver.publish(&at(&hung), &challenge, &working).await.unwrap();
+        published.withdraw().await.unwrap();
+        assert_eq!(std::fs::read_dir(hung.path()).unwrap().count(), 0);
+    }
 }

@@ -93,6 +93,10 @@ pub(super) struct Placed {
 }
 
 impl Placed {
+    pub(super) fn webroot(&self) -> &Path {
+        &self.webroot
+    }
+
     pub(super) fn withdraw(mut self) -> Result<(), Failure> {
         self.end().map_err(|error| {
             let path = challenges(&self.webroot).join(self.token.as_str());
