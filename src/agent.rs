@@ -166,6 +166,8 @@ struct Working {
     kind: job::Kind,
     /// The issuer that is asked first
     issuer: Option<IssuerName>,
+    /// The servers that it deploys to, by the configuration that it began with
+    servers: BTreeSet<deployment::Server>,
     job: AbortHandle,
 }
 
@@ -395,7 +397,8 @@ impl Agent {
         let (name, issuer) = (certificate.name.clone(), certificate.issuers.first().cloned());
         let work = async move { vec![job::work(shared, config, certificate, request).await] };
         let job = self.jobs.spawn(work);
-        self.busy.insert(name, Working { kind: job::Kind::Order, issuer, job });
+        let servers = BTreeSet::new();
+        self.busy.insert(name, Working { kind: job::Kind::Order, issuer, servers, job });
     }
 
     /// Deploy in batches: a server is reloaded once for all that is ready within a moment
@@ -419,29 +422,26 @@ impl Agent {
         let room = DEPLOYMENTS_AT_ONCE.saturating_sub(at_work).max(1);
         let ready = ready.take(room).cloned().collect();
         for group in deployment::group(ready) {
-            let mut requests = BTreeMap::new();
+            let (mut requests, mut busy) = (BTreeMap::new(), Vec::new());
             for certificate in &group {
                 rounds.started(&certificate.name);
                 self.touched.insert(certificate.name.clone());
                 let request = self.requests.remove(&certificate.name).unwrap_or_default();
                 requests.insert(certificate.name.clone(), request);
+                busy.push((certificate.name.clone(), deployment::servers(certificate)));
             }
-            let names: Vec<_> = requests.keys().cloned().collect();
             let (shared, config) = (self.shared.clone(), Arc::clone(&self.config));
             let job = self.jobs.spawn(job::deploy(shared, config, group, requests));
-            for name in names {
-                let working =
-                    Working { kind: job::Kind::Deployment, issuer: None, job: job.clone() };
-                self.busy.insert(name, working);
+            for (name, servers) in busy {
+                let (kind, job) = (job::Kind::Deployment, job.clone());
+                self.busy.insert(name, Working { kind, issuer: None, servers, job });
             }
         }
     }
 
     /// The servers that deployments are busy with
     fn occupied(&self) -> BTreeSet<deployment::Server> {
-        let deployments = self.busy.iter().filter(|(_, it)| it.kind == job::Kind::Deployment);
-        let busy = deployments.filter_map(|(name, _)| self.config.certificates.get(name));
-        busy.flat_map(deployment::servers).collect()
+        self.busy.values().flat_map(|working| working.servers.clone()).collect()
     }
 
     fn batch_ends(&self) -> Timestamp {
