@@ -351,13 +351,30 @@ pub fn root_of(chain: &[CertificateDer<'_>]) -> Result<External, CertError> {
     Ok(External::new(last.issuer().to_string()))
 }
 
-/// Whether the last member of a chain is one of these roots, or issued by one
+/// Whether a chain, followed from its leaf, comes to one of these roots
+///
+/// What comes after that root is not looked at: a root that is new to the world is sent
+/// cross-signed by an old one, which clients need not have.
 pub fn leads_to(chain: &[CertificateDer<'_>], roots: &[CertificateDer<'_>]) -> bool {
-    let Some(last) = chain.last() else { return false };
-    let Ok(member) = parse(last) else { return false };
-    roots
-        .iter()
-        .any(|root| root == last || parse(root).is_ok_and(|root| is_issued_by(&member, &root)))
+    let members: Result<Vec<_>, _> = chain.iter().map(|der| parse(der)).collect();
+    let Ok(members) = members else { return false };
+    let roots: Vec<_> = roots.iter().filter_map(|root| parse(root).ok()).collect();
+    let mut followed = members.iter().peekable();
+    while let Some(member) = followed.next() {
+        if roots.iter().any(|root| is_same(member, root) || is_issued_by(member, root)) {
+            return true;
+        }
+        if !followed.peek().is_some_and(|next| is_issued_by(member, next)) {
+            return false;
+        }
+    }
+    false
+}
+
+/// Whether two certificates are for one subject with one key, whoever signed them
+fn is_same(one: &X509Certificate<'_>, other: &X509Certificate<'_>) -> bool {
+    one.subject().as_raw() == other.subject().as_raw()
+        && one.public_key().raw == other.public_key().raw
 }
 
 /// The most certificates that a chain may have

@@ -276,13 +276,17 @@ mod tests {
 
     impl Ca {
         fn new(name: &str) -> Self {
+            let key = KeyPair::generate().unwrap();
+            Self { root: CertifiedIssuer::self_signed(Self::params(name), key).unwrap() }
+        }
+
+        fn params(name: &str) -> CertificateParams {
             let mut params = CertificateParams::default();
             params.distinguished_name.push(DnType::CommonName, name);
             params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
             params.not_before = moment(NOW.as_seconds() - 1000 * DAY);
             params.not_after = moment(NOW.as_seconds() + 1000 * DAY);
-            let root = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap());
-            Self { root: root.unwrap() }
+            params
         }
 
         /// A chain with its root, good from so many days ago until so many days from now
@@ -457,5 +461,22 @@ mod tests {
         assert!(judged(&chain[..1], &roots(&ca)), "without the root in the chain");
         assert!(!judged(&chain, &roots(&other)), "a root of the same name");
         assert!(!judged(&chain, &Vec::new()));
+    }
+    #[test]
+    fn a_chain_that_ends_with_a_cross_signed_root_leads_to_that_root() {
+        let (old, new, other) = (Ca::new("old"), Ca::new("new"), Ca::new("new"));
+        let root = new.root.as_ref().der().clone();
+        let cross = Ca::params("new").signed_by(new.root.key(), &old.root).unwrap();
+        let leaf = new.issue(&["a.test"], 0, 10, &[]).remove(0);
+        let chain = vec![leaf, cross.der().clone()];
+        let roots = vec![root.clone()];
+        let judged = |roots: &Chain| {
+            judge(NOW, &Gate::default(), &names(&["a.test"]), &chain, Some(roots), None)
+        };
+        assert_eq!(judged(&roots), Ok(vec![]));
+        assert_eq!(judged(&vec![old.root.as_ref().der().clone()]), Ok(vec![]));
+        assert!(judged(&vec![other.root.as_ref().der().clone()]).is_err(), "the same name");
+        let foreign = other.issue(&["a.test"], 0, 10, &[]).remove(0);
+        assert!(!cert::leads_to(&[foreign, root], &roots), "not followed past a broken link");
     }
 }
