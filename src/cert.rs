@@ -2,16 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use aws_lc_rs::digest;
 use base64::Engine as _;
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, SignatureVerificationAlgorithm};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use thiserror::Error;
+use x509_parser::asn1_rs::ToDer as _;
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::public_key::PublicKey;
+use x509_parser::x509::AlgorithmIdentifier;
 
 use crate::config::{KeyType, Usage};
 use crate::name::Identifier;
@@ -116,12 +119,8 @@ impl Leaf {
             Ok(Some(names)) => names.value.general_names.iter().filter_map(identifier).collect(),
             _ => BTreeSet::new(),
         };
-        let authority = x509.extensions().iter().find_map(|e| match e.parsed_extension() {
-            ParsedExtension::AuthorityKeyIdentifier(id) => id.key_identifier.as_ref(),
-            _ => None,
-        });
-        let ari_id = authority
-            .map(|id| AriId { key_identifier: id.0.to_vec(), serial: x509.raw_serial().to_vec() });
+        let ari_id = authority_key_id(&x509)
+            .map(|id| AriId { key_identifier: id.to_vec(), serial: x509.raw_serial().to_vec() });
         Ok(Self {
             fingerprint: Fingerprint::of(der),
             identifiers,
@@ -132,8 +131,7 @@ impl Leaf {
             key_type: key_type(&x509),
             public_key: x509.public_key().raw.to_vec(),
             ari_id,
-            self_signed: x509.issuer().as_raw() == x509.subject().as_raw()
-                && x509.verify_signature(None).is_ok(),
+            self_signed: is_issued_by(&x509, &x509),
             usage: usage(&x509),
         })
     }
@@ -330,8 +328,62 @@ pub fn check_chain(chain: &[CertificateDer<'_>], now: Timestamp) -> Result<(), C
 }
 
 fn is_issued_by(lower: &X509Certificate<'_>, upper: &X509Certificate<'_>) -> bool {
+    // What cannot be verified is left to the clients: another order would bring the same chain.
     lower.issuer().as_raw() == upper.subject().as_raw()
-        && lower.verify_signature(Some(upper.public_key())).is_ok()
+        && is_signed_by(lower, upper).unwrap_or_else(|| names_key_of(lower, upper))
+}
+
+/// Whether a signature is good; `None` where its kind, or that of the key, is none of TLS's
+fn is_signed_by(lower: &X509Certificate<'_>, upper: &X509Certificate<'_>) -> Option<bool> {
+    let upper = upper.public_key();
+    if matches!(upper.parsed(), Ok(PublicKey::RSA(key)) if !RSA_BITS.contains(&key.key_size())) {
+        return None;
+    }
+    let (kind, key_kind) = (octets_of(&lower.signature_algorithm)?, octets_of(&upper.algorithm)?);
+    let for_key = |it: &Algorithm| *it.public_key_alg_id() == *key_kind;
+    let for_signature = |it: &Algorithm| *it.signature_alg_id() == *kind;
+    let known = webpki::ALL_VERIFICATION_ALGS;
+    if !known.iter().any(for_key) || !known.iter().any(for_signature) {
+        return None;
+    }
+    let (key, message) = (&upper.subject_public_key.data, lower.tbs_certificate.as_ref());
+    let is_good =
+        |it: &Algorithm| it.verify_signature(key, message, &lower.signature_value.data).is_ok();
+    Some(known.iter().any(|it| for_key(it) && for_signature(it) && is_good(it)))
+}
+
+type Algorithm = &'static dyn SignatureVerificationAlgorithm;
+
+/// How many bits an RSA key may have for its signatures to be verified
+const RSA_BITS: RangeInclusive<usize> = 2048..=8192;
+
+/// An algorithm as webpki names it: its DER without the head of the sequence
+fn octets_of(algorithm: &AlgorithmIdentifier<'_>) -> Option<Vec<u8>> {
+    let mut octets = algorithm.algorithm.to_der_vec().ok()?;
+    if let Some(parameters) = &algorithm.parameters {
+        parameters.write_der(&mut octets).ok()?;
+    }
+    Some(octets)
+}
+
+/// Whether nothing that the one says of its issuer's key speaks against the other
+fn names_key_of(lower: &X509Certificate<'_>, upper: &X509Certificate<'_>) -> bool {
+    let named = authority_key_id(lower).zip(subject_key_id(upper));
+    named.is_none_or(|(named, own)| named == own)
+}
+
+fn authority_key_id<'a>(x509: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    x509.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(id) => Some(id.key_identifier.as_ref()?.0),
+        _ => None,
+    })
+}
+
+fn subject_key_id<'a>(x509: &'a X509Certificate<'_>) -> Option<&'a [u8]> {
+    x509.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0),
+        _ => None,
+    })
 }
 
 /// The leaf of a chain
@@ -443,7 +495,12 @@ pub enum CertError {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, DistinguishedName, IsCa, Issuer, KeyPair,
+        PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ECDSA_P521_SHA256,
+        PKCS_ECDSA_P521_SHA384, PKCS_ECDSA_P521_SHA512, PKCS_ED25519, PKCS_RSA_SHA256,
+        PKCS_RSA_SHA512, SignatureAlgorithm,
+    };
 
     use super::*;
 
@@ -453,11 +510,20 @@ mod tests {
     }
 
     fn issue(names: &[&str], leaf_is_ca: bool, foreign_ca: bool) -> Issued {
-        let ca_key = KeyPair::generate().unwrap();
+        issue_by(&PKCS_ECDSA_P256_SHA256, names, leaf_is_ca, foreign_ca)
+    }
+
+    fn issue_by(
+        kind: &'static SignatureAlgorithm,
+        names: &[&str],
+        leaf_is_ca: bool,
+        foreign_ca: bool,
+    ) -> Issued {
+        let ca_key = KeyPair::generate_for(kind).unwrap();
         let mut ca = CertificateParams::new(Vec::new()).unwrap();
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_cert = ca.self_signed(&ca_key).unwrap();
-        let signer = if foreign_ca { KeyPair::generate().unwrap() } else { ca_key };
+        let signer = if foreign_ca { KeyPair::generate_for(kind).unwrap() } else { ca_key };
         let issuer = Issuer::new(ca, signer);
         let names: Vec<_> = names.iter().map(ToString::to_string).collect();
         let mut leaf = CertificateParams::new(names).unwrap();
@@ -531,6 +597,50 @@ mod tests {
         assert!(matches!(check(&forged, &["a.test"], now()), CertError::Unlinked { position: 1 }));
         let long = Issued { chain: vec![good.chain[0].clone(); 11], key: good.key };
         assert!(matches!(check(&long, &["a.test"], now()), CertError::TooManyMembers(11)));
+    }
+
+    #[test]
+    fn a_chain_is_followed_whatever_kind_of_key_its_ca_has() {
+        for kind in [
+            &PKCS_ECDSA_P256_SHA256,
+            &PKCS_ECDSA_P384_SHA384,
+            &PKCS_ECDSA_P521_SHA256,
+            &PKCS_ECDSA_P521_SHA384,
+            &PKCS_ECDSA_P521_SHA512,
+            &PKCS_ED25519,
+            &PKCS_RSA_SHA256,
+            &PKCS_RSA_SHA512,
+        ] {
+            let good = issue_by(kind, &["a.test"], false, false);
+            assert_eq!(check_chain(&good.chain, now()), Ok(()), "{kind:?}");
+            let mut forged = good.chain[0].to_vec();
+            *forged.last_mut().unwrap() ^= 1;
+            let refused = check_chain(&[forged.into(), good.chain[1].clone()], now());
+            assert_eq!(refused, Err(CertError::Unlinked { position: 1 }), "{kind:?}");
+            let root = leaf_of(&good.chain[1..]).unwrap();
+            assert!(root.self_signed && !leaf_of(&good.chain).unwrap().self_signed, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_signature_of_an_unknown_kind_leaves_names_and_key_identifiers_to_tell() {
+        let one = issue(&["a.test"], false, false);
+        let other = issue(&["a.test"], false, false);
+        // ecdsa-with-SHA256 becomes ecdsa-with-SHA224, which nothing in the tree knows.
+        let mut leaf = one.chain[0].to_vec();
+        let oid = [0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03];
+        for at in (7..leaf.len()).filter(|at| one.chain[0][at - 7..*at] == oid) {
+            leaf[at] = 1;
+        }
+        let under = |ca: &Issued| vec![leaf.clone().into(), ca.chain[1].clone()];
+        assert_eq!(check_chain(&under(&one), now()), Ok(()));
+        let refused = check_chain(&under(&other), now());
+        assert_eq!(
+            refused,
+            Err(CertError::Unlinked { position: 1 }),
+            "a key of another identifier"
+        );
+        assert!(!Leaf::parse(&leaf).unwrap().self_signed);
     }
 
     #[test]
