@@ -176,12 +176,37 @@ fn identifier(name: &GeneralName<'_>) -> Option<Identifier> {
     }
 }
 
-/// The first name of a certificate that is none of the kinds that are ordered
-fn foreign_name(der: &[u8]) -> Option<String> {
-    let x509 = parse(der).ok()?;
-    let names = x509.subject_alternative_name().ok()??;
-    let foreign = names.value.general_names.iter().find(|name| identifier(name).is_none());
-    foreign.map(ToString::to_string)
+/// A name of a certificate that nobody can order, as it is written there
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeignName {
+    /// The name
+    pub text: External,
+    /// It is meant for DNS, where a wildcard may cover it
+    pub is_dns: bool,
+}
+
+impl ForeignName {
+    fn of(name: &GeneralName<'_>) -> Self {
+        let is_dns = matches!(name, GeneralName::DNSName(_));
+        let text = match name {
+            GeneralName::DNSName(text) | GeneralName::RFC822Name(text) | GeneralName::URI(text) => {
+                External::new(text)
+            }
+            other => External::new(other.to_string()),
+        };
+        Self { text, is_dns }
+    }
+}
+
+/// The names of a chain's leaf that are none of the kinds that are ordered
+///
+/// # Errors
+/// When there is none, or it is broken.
+pub fn foreign_names_of(chain: &[CertificateDer<'_>]) -> Result<Vec<ForeignName>, CertError> {
+    let x509 = parse(chain.first().ok_or(PemError::NoCertificate)?)?;
+    let Ok(Some(names)) = x509.subject_alternative_name() else { return Ok(Vec::new()) };
+    let foreign = names.value.general_names.iter().filter(|name| identifier(name).is_none());
+    Ok(foreign.map(ForeignName::of).collect())
 }
 
 fn key_type(x509: &X509Certificate<'_>) -> Option<KeyType> {
@@ -283,8 +308,8 @@ pub fn check_issued(
     if leaf.public_key != public_key {
         return Err(CertError::ForeignKey);
     }
-    if let Some(name) = chain.first().and_then(|der| foreign_name(der)) {
-        return Err(CertError::ForeignName(External::new(name)));
+    if let Some(name) = foreign_names_of(chain)?.into_iter().next() {
+        return Err(CertError::ForeignName(name.text));
     }
     if leaf.identifiers != *ordered {
         let list = |names: &BTreeSet<Identifier>| {
@@ -568,7 +593,6 @@ mod tests {
             let mut params = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
             params.subject_alt_names.push(name);
             let leaf = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
-            assert!(foreign_name(leaf.der()).is_some());
             let spki = Leaf::parse(leaf.der()).unwrap().public_key;
             let refused = check_issued(&[leaf.der().clone()], &spki, &ids(&["a.test"]), now());
             assert!(matches!(refused, Err(CertError::ForeignName(_))), "{refused:?}");

@@ -207,8 +207,12 @@ pub enum Event {
 
 impl Event {
     /// How much it matters
-    pub const fn level(&self) -> Level {
+    pub fn level(&self) -> Level {
         match self {
+            // Nobody could allow it beforehand.
+            Self::Differs { changes, .. } if changes.iter().any(|it| it.kind().is_none()) => {
+                Level::Warning
+            }
             Self::HookOutput { .. } | Self::StepBegun { .. } => Level::Debug,
             Self::ClockSuspect { .. }
             | Self::Quarantined { .. }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
-use crate::cert::{self, CertError, Leaf};
+use crate::cert::{self, CertError, ForeignName, Leaf};
 use crate::config::{ChangeKind, Gate, KeyType, Usage};
 use crate::name::Identifier;
 use crate::plan::window;
@@ -23,6 +23,8 @@ use crate::time::Timestamp;
 pub struct Facts {
     /// What its leaf says
     pub leaf: Leaf,
+    /// The names of its leaf that no configuration can list
+    pub foreign: Vec<ForeignName>,
     /// Who vouches for its last member
     pub root: External,
 }
@@ -33,7 +35,11 @@ impl Facts {
     /// # Errors
     /// When there is no certificate in it, or a member cannot be read.
     pub fn of(chain: &[CertificateDer<'_>]) -> Result<Self, CertError> {
-        Ok(Self { leaf: cert::leaf_of(chain)?, root: cert::root_of(chain)? })
+        Ok(Self {
+            leaf: cert::leaf_of(chain)?,
+            foreign: cert::foreign_names_of(chain)?,
+            root: cert::root_of(chain)?,
+        })
     }
 }
 
@@ -41,6 +47,11 @@ impl Facts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "change", rename_all = "kebab-case")]
 pub enum Change {
+    /// Names that it no longer vouches for and that no configuration can list
+    LostForeignNames {
+        /// Which, as the one in place writes them
+        names: Vec<External>,
+    },
     /// Names that it no longer vouches for
     LostNames {
         /// Which
@@ -82,15 +93,17 @@ pub enum Change {
 }
 
 impl Change {
-    /// What the configuration calls it
-    pub const fn kind(&self) -> ChangeKind {
+    /// What the configuration calls it; `None` where it cannot be forbidden, since no new
+    /// certificate would ever be without it
+    pub const fn kind(&self) -> Option<ChangeKind> {
         match self {
-            Self::LostNames { .. } => ChangeKind::LostNames,
-            Self::LostUsage { .. } => ChangeKind::LostUsage,
-            Self::OtherIssuer { .. } => ChangeKind::OtherIssuer,
-            Self::OtherKey { .. } => ChangeKind::OtherKey,
-            Self::OtherRoot { .. } => ChangeKind::OtherRoot,
-            Self::ShorterLife { .. } => ChangeKind::ShorterLife,
+            Self::LostForeignNames { .. } => None,
+            Self::LostNames { .. } => Some(ChangeKind::LostNames),
+            Self::LostUsage { .. } => Some(ChangeKind::LostUsage),
+            Self::OtherIssuer { .. } => Some(ChangeKind::OtherIssuer),
+            Self::OtherKey { .. } => Some(ChangeKind::OtherKey),
+            Self::OtherRoot { .. } => Some(ChangeKind::OtherRoot),
+            Self::ShorterLife { .. } => Some(ChangeKind::ShorterLife),
         }
     }
 }
@@ -99,6 +112,9 @@ impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = |key: &Option<KeyType>| key.map_or("another kind", KeyType::as_str);
         match self {
+            Self::LostForeignNames { names } => {
+                write!(f, "no longer for {}, which certkeep cannot order", list(names))
+            }
             Self::LostNames { names } => write!(f, "no longer for {}", list(names)),
             Self::LostUsage { usage } => write!(f, "no longer good for {}", list(usage)),
             Self::OtherIssuer { from, to } => write!(f, "issued by `{to}`, before by `{from}`"),
@@ -151,6 +167,10 @@ pub fn changes(new: &Facts, place: InPlace<'_>) -> Vec<Change> {
     if !names.is_empty() && !place.is_ours {
         changes.push(Change::LostNames { names });
     }
+    let names = lost_foreign(place.facts, new);
+    if !names.is_empty() {
+        changes.push(Change::LostForeignNames { names });
+    }
     let usage: Vec<_> = match (&old.usage, &leaf.usage) {
         (_, None) => Vec::new(),
         (None, Some(new)) => Usage::ALL.into_iter().filter(|it| !new.contains(it)).collect(),
@@ -173,6 +193,14 @@ pub fn changes(new: &Facts, place: InPlace<'_>) -> Vec<Change> {
         changes.push(Change::ShorterLife { from, to });
     }
     changes
+}
+
+fn lost_foreign(old: &Facts, new: &Facts) -> Vec<External> {
+    let covered = |name: &ForeignName| {
+        let by = |ours: &Identifier| ours.covers_host(name.text.as_str());
+        new.foreign.contains(name) || name.is_dns && new.leaf.identifiers.iter().any(by)
+    };
+    old.foreign.iter().filter(|name| !covered(name)).map(|name| name.text.clone()).collect()
 }
 
 /// Why a certificate is not deployed
@@ -221,11 +249,12 @@ pub fn judge(
         });
     }
     let changes = place.map(|place| changes(&new, place)).unwrap_or_default();
-    let forbidden = changes.iter().find(|change| gate.forbid.contains(&change.kind()));
+    let mut kinds = changes.iter().filter_map(|change| Some((change, change.kind()?)));
+    let forbidden = kinds.find(|(_, kind)| gate.forbid.contains(kind));
     let why = match (forbidden, lacking(gate, &new)) {
         (None, None) => return Ok(changes),
-        (Some(change), _) => {
-            (change.to_string(), format!("allow `{}` in `gate.forbid`", change.kind().as_str()))
+        (Some((change, kind)), _) => {
+            (change.to_string(), format!("allow `{}` in `gate.forbid`", kind.as_str()))
         }
         (None, Some(lack)) => (lack, "take it out of `gate.require`".to_owned()),
     };
@@ -260,11 +289,13 @@ fn lacking(gate: &Gate, new: &Facts) -> Option<String> {
 mod tests {
     use rcgen::{
         BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose,
-        IsCa, KeyPair, PKCS_RSA_SHA256,
+        IsCa, KeyPair, PKCS_RSA_SHA256, SanType,
     };
 
     use super::*;
     use crate::config::Require;
+    use crate::event::{Event, Level};
+    use crate::name::{CertName, TargetName};
 
     const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
     const DAY: i64 = 86_400;
@@ -336,7 +367,7 @@ mod tests {
         let facts = old.map(|old| Facts::of(old).unwrap());
         let place = facts.as_ref().map(|facts| InPlace { facts, is_ours: false });
         let changes = judge(NOW, gate, &names(&["a.test"]), new, None, place)?;
-        Ok(changes.iter().map(Change::kind).collect())
+        Ok(changes.iter().filter_map(Change::kind).collect())
     }
 
     fn forbidding(kind: ChangeKind) -> Gate {
@@ -478,5 +509,38 @@ mod tests {
         assert!(judged(&vec![other.root.as_ref().der().clone()]).is_err(), "the same name");
         let foreign = other.issue(&["a.test"], 0, 10, &[]).remove(0);
         assert!(!cert::leads_to(&[foreign, root], &roots), "not followed past a broken link");
+    }
+
+    #[test]
+    fn lost_names_that_nobody_can_order_are_told_and_hold_nothing_back() {
+        let ca = Ca::new("ca");
+        let names = ["a.test", "b_c.test", "a*.w.test", "d_e.w.test"].map(str::to_owned);
+        let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = moment(NOW.as_seconds() - 30 * DAY);
+        params.not_after = moment(NOW.as_seconds() + 60 * DAY);
+        params.subject_alt_names.extend([
+            SanType::Rfc822Name("f@g.w.test".try_into().unwrap()),
+            SanType::URI("h:\u{1b}[2J".try_into().unwrap()),
+        ]);
+        let leaf = params.signed_by(&KeyPair::generate().unwrap(), &ca.root).unwrap();
+        let old = vec![leaf.der().clone(), ca.root.as_ref().der().clone()];
+        let told = |new: &Chain| {
+            let facts = Facts::of(&old).unwrap();
+            let place = InPlace { facts: &facts, is_ours: false };
+            let gate = Gate { hard: true, ..forbidding(ChangeKind::LostNames) };
+            let changes = judge(NOW, &gate, &self::names(&["a.test"]), new, None, Some(place));
+            let event = Event::Differs {
+                certificate: CertName::parse("site").unwrap(),
+                target: TargetName::parse("default").unwrap(),
+                generation: 1,
+                changes: changes.unwrap(),
+            };
+            (event.level(), event.to_string())
+        };
+        let new = ca.issue(&["a.test", "*.w.test"], 0, 90, &[]);
+        let (level, text) = told(&new);
+        let names = "no longer for b_c.test, f@g.w.test, h:\\u{1b}[2J, which certkeep cannot order";
+        assert!(text.ends_with(names), "{text}");
+        assert_eq!((level, told(&old).0), (Level::Warning, Level::Info));
     }
 }

@@ -40,17 +40,20 @@ impl Identifier {
     /// <https://www.rfc-editor.org/rfc/rfc6125#section-6.4.3>
     pub fn covers(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Dns(ours), Self::Dns(theirs)) => {
-                let wildcard = ours.as_str().strip_prefix("*.").is_some_and(|parent| {
-                    theirs
-                        .as_str()
-                        .split_once('.')
-                        .is_some_and(|(host, rest)| host != "*" && rest == parent)
-                });
-                ours == theirs || wildcard
-            }
+            (Self::Dns(_), Self::Dns(theirs)) => self.covers_host(theirs.as_str()),
             _ => self == other,
         }
+    }
+
+    /// Whether a certificate for `self` is good for what somebody else calls a host of DNS, also
+    /// where no CA would take that name
+    pub fn covers_host(&self, host: &str) -> bool {
+        let Self::Dns(ours) = self else { return false };
+        let wildcard = ours.as_str().strip_prefix("*.").is_some_and(|parent| {
+            host.split_once('.')
+                .is_some_and(|(label, rest)| label != "*" && rest.eq_ignore_ascii_case(parent))
+        });
+        wildcard || host.eq_ignore_ascii_case(ours.as_str())
     }
 }
 
