@@ -207,6 +207,26 @@ async fn a_command_that_leaves_a_daemon_behind_returns_at_once() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_a_command_leaves_behind_may_go_on_to_write() {
+    let scene = Scene::new();
+    let (life, ended) = scene.life_line();
+    let go = scene.path("go");
+    assert!(Command::new("mkfifo").arg(&go).status().unwrap().success());
+    // More than the pipe holds, written by the daemon itself.
+    let script = format!(
+        "exec 9>{}; (read go <{}; printf '%200000s'; echo alive >&9) & echo up",
+        life.display(),
+        go.display()
+    );
+    scene.check(&sh(&script)).await.unwrap();
+    assert_eq!(scene.lines(), ["up"]);
+    let mut go = std::fs::OpenOptions::new().write(true).open(go).unwrap();
+    std::io::Write::write_all(&mut go, b"go\n").unwrap();
+    let said = timeout(PATIENCE, ended).await.expect("nobody reads what it writes").unwrap();
+    assert_eq!(said, "alive\n", "the daemon was killed");
+}
+
+#[tokio::test]
 async fn a_command_that_takes_too_long_is_stopped_with_all_that_it_started() {
     let scene = Scene::new();
     let (life, ended) = scene.life_line();

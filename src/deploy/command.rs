@@ -230,7 +230,8 @@ impl<'a> Output<'a> {
 
     /// Take what is left in the pipe without waiting for its end, and tell the last lines
     ///
-    /// A process that the command left behind may hold the pipe open, and may go on to write.
+    /// A process that the command left behind may hold the pipe open, and may go on to write: it
+    /// would be killed by SIGPIPE at its next line if nobody read.
     fn finish(mut self) -> String {
         let deadline = Instant::now() + DRAIN;
         while !self.ended && Instant::now() < deadline {
@@ -241,8 +242,17 @@ impl<'a> Output<'a> {
             }
         }
         self.transcript.report_line();
+        if !self.ended {
+            swallow(self.pipe);
+        }
         self.transcript.last_lines()
     }
+}
+
+/// Read for as long as anybody may write; nobody waits for it, nor does our own end
+#[expect(clippy::disallowed_methods, reason = "it may live as long as the process")]
+fn swallow(mut pipe: Receiver) {
+    tokio::spawn(async move { tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await });
 }
 
 /// The first lines, reported, and the last ones, kept
