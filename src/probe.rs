@@ -270,7 +270,7 @@ async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// How many names are looked up at once
-const LOOKUPS_AT_ONCE: usize = 8;
+const LOOKUPS_AT_ONCE: usize = 6;
 
 /// How long the pauses before all confirmations are together, unless they become too short
 const CONFIRMING: Duration = Duration::from_secs(1);

@@ -73,6 +73,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
         .map_err(Stop::unexpected)
 }
 
+/// A resolver that hangs holds twelve at most: six of `probe`, four of `acme`, two of `deploy`
 const DISK_THREADS: usize = 16;
 
 /// A runtime opens six files, and panics where the last of them cannot be had

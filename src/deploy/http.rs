@@ -1,8 +1,10 @@
 //! Asking a server over HTTP to load its files again.
 
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, HeaderName, HeaderValue};
@@ -12,8 +14,10 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use rustls_platform_verifier::BuilderVerifierExt as _;
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
 
@@ -25,14 +29,15 @@ use crate::pem;
 
 /// Make the request, and judge the answer by its status
 pub(super) async fn call(call: &HttpCall) -> Result<(), Failure> {
+    let end = Instant::now() + call.timeout;
     let attempt = async {
-        let mut answer = send(call).await?;
+        let mut answer = send(call, end).await?;
         // To its end: a server may give up what it began for somebody who has left.
         let body = answer.body().await.map_err(|error| failed(call, &error))?;
         judge(call, answer.status, &body)
     };
     let late = || failed(call, &format!("no whole answer within {:?}", call.timeout));
-    timeout(call.timeout, attempt).await.unwrap_or_else(|_| Err(late()))
+    timeout_at(end, attempt).await.unwrap_or_else(|_| Err(late()))
 }
 
 /// Say whether all is there that the request needs
@@ -51,13 +56,13 @@ pub(super) fn preflight(call: &HttpCall) -> Result<(), Failure> {
     call.unix_socket.as_deref().map_or(Ok(()), socket::preflight)
 }
 
-async fn send(call: &HttpCall) -> Result<Answer, Failure> {
+async fn send(call: &HttpCall, end: Instant) -> Result<Answer, Failure> {
     let request = request(call).await?;
     let broken = |error: String| failed(call, &error);
     if let Some(path) = &call.unix_socket {
         return ask(socket::connect(path).await?, request).await.map_err(broken);
     }
-    let stream = connect(&call.url).await.map_err(broken)?;
+    let stream = connect(&call.url, end).await.map_err(broken)?;
     if call.url.scheme() == "http" {
         return ask(stream, request).await.map_err(broken);
     }
@@ -118,22 +123,50 @@ async fn secret_value(path: &Path) -> Result<HeaderValue, Failure> {
 }
 
 /// Connect to the first address of the host that answers
-async fn connect(url: &Url) -> Result<TcpStream, String> {
-    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default());
-    let host = host.trim_matches(['[', ']']);
-    let addresses = lookup_host((host, port.unwrap_or_default())).await;
-    let mut problem = format!("`{host}` has no address that may be asked");
-    for address in addresses.map_err(|error| format!("cannot resolve `{host}`: {error}"))? {
-        // What is not encrypted stays on this host, whatever a resolver says of `localhost`.
-        if url.scheme() == "http" && !address.ip().is_loopback() {
-            continue;
-        }
-        match TcpStream::connect(address).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => problem = format!("cannot connect to {address}: {error}"),
+async fn connect(url: &Url, end: Instant) -> Result<TcpStream, String> {
+    let addresses = addresses(url).await?;
+    let mut problem =
+        format!("`{}` has no address that may be asked", url.host_str().unwrap_or_default());
+    for (left, address) in (1..=addresses.len()).rev().zip(&addresses) {
+        // One that drops what it gets must not take the time of those after it.
+        let share = end.saturating_duration_since(Instant::now()).div_f64(left as f64);
+        match timeout(share.min(CONNECT), TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => problem = format!("cannot connect to {address}: {error}"),
+            Err(_elapsed) => problem = format!("cannot connect to {address}: it does not answer"),
         }
     }
     Err(problem)
+}
+
+async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, String> {
+    let port = url.port_or_known_default().unwrap_or_default();
+    let mut found = match url.host() {
+        Some(Host::Ipv4(address)) => vec![(address, port).into()],
+        Some(Host::Ipv6(address)) => vec![(address, port).into()],
+        Some(Host::Domain(name)) => {
+            let looked = timeout(RESOLVE, look_up(name.to_owned(), port)).await;
+            let found = looked.unwrap_or_else(|_| Err(io::Error::other("no answer")));
+            found.map_err(|error| format!("cannot resolve `{name}`: {error}"))?
+        }
+        None => Vec::new(),
+    };
+    // What is not encrypted stays on this host, whatever a resolver says of `localhost`.
+    found.retain(|address| url.scheme() != "http" || address.ip().is_loopback());
+    Ok(found)
+}
+
+/// Ask the system's resolver, which takes a thread for as long as it likes: few of those that the
+/// disk needs too
+async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
+    static TURNS: Semaphore = Semaphore::const_new(LOOKUPS_AT_ONCE);
+    let turn = TURNS.acquire().await.map_err(io::Error::other)?;
+    let looked = spawn_blocking(move || {
+        // Kept also when nobody waits any more.
+        let _turn = turn;
+        (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
+    });
+    looked.await.map_err(io::Error::other)?
 }
 
 async fn trust(call: &HttpCall) -> Result<ClientConfig, Failure> {
@@ -203,3 +236,12 @@ const MAX_BODY: u64 = 16 << 20;
 
 /// How long a header field may be
 const MAX_HEADER: u64 = 16 << 10;
+
+/// How long one address may take
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a resolver is waited for: twice what it waits for one server
+const RESOLVE: Duration = Duration::from_secs(10);
+
+/// How many names are looked up at once
+const LOOKUPS_AT_ONCE: usize = 2;

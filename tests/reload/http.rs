@@ -1,20 +1,24 @@
 //! Requests over HTTP.
 
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use certkeep::config::{HeaderSource, HttpBody, HttpCall, HttpMethod, Reload};
 use certkeep::failure::{Failure, FailureClass};
 
+use crate::support::mounts::{Mount, inside};
 use crate::support::pair::Pair;
 use crate::support::pebble::pebble;
 use crate::support::process::Daemon;
 use crate::support::site::Site;
 use crate::support::{PATIENCE, client, folder, free_port, loopback, program, wait_until, write};
 use crate::{LIMIT, reload, remedy};
+use tokio::net::{TcpSocket, lookup_host};
+use tokio::task::{JoinSet, spawn_blocking};
 
 fn post(url: &str) -> HttpCall {
     HttpCall {
@@ -35,7 +39,11 @@ async fn call(call: HttpCall) -> Result<(), Failure> {
 
 /// A server that gives one answer, and tells what it was asked
 fn answering(answer: &'static [u8]) -> (SocketAddr, JoinHandle<String>) {
-    let listener = TcpListener::bind((loopback(), 0)).unwrap();
+    answering_at(SocketAddr::new(loopback(), 0), answer)
+}
+
+fn answering_at(address: SocketAddr, answer: &'static [u8]) -> (SocketAddr, JoinHandle<String>) {
+    let listener = TcpListener::bind(address).unwrap();
     let address = listener.local_addr().unwrap();
     let asked = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
@@ -127,6 +135,62 @@ async fn a_server_that_is_not_there_is_asked_again_later() {
     let over = HttpCall { unix_socket: Some(none), ..post("http://envoy/") };
     let failure = call(over).await.unwrap_err();
     assert!(failure.summary.as_str().contains("there is no socket"), "{failure}");
+}
+
+#[tokio::test]
+async fn an_address_that_does_not_answer_leaves_time_for_the_next() {
+    if !inside("http::an_address_that_does_not_answer_leaves_time_for_the_next") {
+        return;
+    }
+    let folder = folder();
+    let hosts = folder.path().join("hosts");
+    write(&hosts, format!("{} two.test\n{} two.test\n", loopback(), loopback()));
+    let _hosts = Mount::bind(&hosts, "/etc/hosts".as_ref());
+    let found: Vec<_> = lookup_host(("two.test", 0)).await.unwrap().collect();
+    let [first, mut second] = found[..] else { panic!("{found:?}") };
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(first).unwrap();
+    let full = socket.listen(1).unwrap();
+    let first = full.local_addr().unwrap();
+    // Once nobody takes what waits, the kernel drops what comes.
+    let soon = Duration::from_millis(200);
+    let waiting: Vec<_> =
+        std::iter::from_fn(|| TcpStream::connect_timeout(&first, soon).ok()).collect();
+    assert!(!waiting.is_empty());
+    second.set_port(first.port());
+    let (_, asked) = answering_at(second, b"HTTP/1.1 204 No Content\r\n\r\n");
+    let url = format!("http://two.test:{}/", first.port());
+    call(HttpCall { timeout: Duration::from_secs(4), ..post(&url) }).await.unwrap();
+    asked.join().unwrap();
+}
+
+#[test]
+fn a_resolver_that_hangs_leaves_threads_to_the_disk() {
+    if !inside("http::a_resolver_that_hangs_leaves_threads_to_the_disk") {
+        return;
+    }
+    // The resolver waits there for somebody who writes.
+    let (folder, threads) = (folder(), 16);
+    let hosts = folder.path().join("hosts");
+    assert!(Command::new(program("mkfifo")).arg(&hosts).status().unwrap().success());
+    // Held by the resolver when the test ends, and gone with this process.
+    std::mem::forget(Mount::bind(&hosts, "/etc/hosts".as_ref()));
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(threads).build().unwrap();
+    let (ends, disk) = runtime.block_on(async {
+        let mut calls = JoinSet::new();
+        for _ in 0..threads {
+            let soon = Duration::from_millis(300);
+            calls.spawn(call(HttpCall { timeout: soon, ..post("http://localhost:1/") }));
+        }
+        (calls.join_all().await, tokio::time::timeout(LIMIT, spawn_blocking(|| ())).await)
+    });
+    runtime.shutdown_background();
+    for end in ends {
+        let failure = end.unwrap_err();
+        assert!(failure.summary.as_str().contains("within 300ms"), "{failure}");
+    }
+    disk.expect("no thread is left").unwrap();
 }
 
 #[tokio::test]

@@ -174,3 +174,41 @@ fn what_cannot_work_is_refused_before_any_request() {
     let shown = with(|i| i.proxy = Some("http://user:hunter2@[bad".into()), None);
     assert!(shown.contains("proxy") && !shown.contains("hunter2"), "{shown}");
 }
+
+/// In namespaces of its own, where the file that it reads first never comes to an end
+#[test]
+fn a_resolver_that_hangs_leaves_threads_to_the_disk() {
+    let output = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-euc"])
+        .arg(
+            "mount -t tmpfs none /mnt; mkfifo /mnt/hosts; mount --bind /mnt/hosts /etc/hosts; \
+             exec \"$0\" \"$@\"",
+        )
+        .arg(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "acme::transport::tests::with_a_resolver_that_hangs"])
+        .output()
+        .unwrap();
+    let shown = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && shown.contains("1 passed"), "{shown} {output:?}");
+}
+
+#[test]
+#[ignore = "run by the test above, with a resolver that hangs"]
+fn with_a_resolver_that_hangs() {
+    let threads = 16;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(threads).build().unwrap();
+    let (found, disk) = runtime.block_on(async {
+        let mut lookups = tokio::task::JoinSet::new();
+        for _ in 0..threads {
+            let lookup = Resolver.resolve("localhost".parse().unwrap());
+            lookups.spawn(tokio::time::timeout(Duration::from_millis(300), lookup));
+        }
+        let found = lookups.join_all().await.into_iter().any(|end| end.is_ok());
+        let disk = spawn_blocking(|| ());
+        (found, tokio::time::timeout(Duration::from_secs(20), disk).await)
+    });
+    runtime.shutdown_background();
+    assert!(!found, "it does not hang");
+    disk.expect("no thread is left").unwrap();
+}
