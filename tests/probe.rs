@@ -24,7 +24,7 @@ use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
-use rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
+use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 use rustls_pki_types::PrivateKeyDer;
 use support::nginx::nginx;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -87,6 +87,8 @@ enum Does {
     Say(&'static str),
     Serve(Pair),
     ServeAfter(Duration, Pair),
+    /// Send so many messages of the handshake of TLS 1.2, and hang up
+    Begin(usize, Pair),
 }
 
 type Plan = Arc<dyn Fn(usize) -> Does + Send + Sync>;
@@ -159,6 +161,10 @@ impl Server {
                         Some(pair)
                     }
                     Does::Serve(pair) => Some(pair),
+                    Does::Begin(messages, pair) => {
+                        begin(stream, pair, messages).await;
+                        continue;
+                    }
                 };
                 let resolver = Resolver { pair, asked_for: Arc::clone(&names) };
                 let acceptor =
@@ -194,6 +200,40 @@ async fn say(mut stream: TcpStream, text: &str) {
     // What was not read would reset the connection, and the text with it.
     assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
 }
+
+async fn begin(mut stream: TcpStream, pair: Pair, messages: usize) {
+    let resolver = Resolver { pair: Some(pair), asked_for: Arc::default() };
+    let config = server_config(&[&TLS12], ClientCertificate::Unasked, resolver);
+    let mut server = ServerConnection::new(Arc::new(config)).unwrap();
+    let mut hello = [0; 4096];
+    let read = stream.read(&mut hello).await.unwrap();
+    server.read_tls(&mut &hello[..read]).unwrap();
+    server.process_new_packets().unwrap();
+    let mut flight = Vec::new();
+    while server.wants_write() {
+        server.write_tls(&mut flight).unwrap();
+    }
+    let mut inside = Vec::new();
+    while let [_, _, _, high, low, rest @ ..] = &flight[..] {
+        let (text, rest) = rest.split_at(usize::from(*high) << 8 | usize::from(*low));
+        inside.extend_from_slice(text);
+        flight = rest.to_vec();
+    }
+    let mut left = &inside[..];
+    for _ in 0..messages {
+        let (message, rest) = left.split_at(4 + usize::from(left[2]) * 256 + usize::from(left[3]));
+        left = rest;
+        let length = u16::try_from(message.len()).unwrap().to_be_bytes();
+        stream.write_all(&[&[22, 3, 3], &length[..], message].concat()).await.unwrap();
+    }
+    assert_eq!(left.is_empty(), messages == WHOLE_FLIGHT);
+    if left.is_empty() {
+        assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0, "the client goes on");
+    }
+}
+
+/// ServerHello, Certificate, ServerKeyExchange, ServerHelloDone
+const WHOLE_FLIGHT: usize = 4;
 
 fn server_config(
     versions: &[&'static SupportedProtocolVersion],
@@ -292,6 +332,23 @@ async fn a_chain_without_its_key_proves_nothing() {
     let server = Server::start(move |_| Does::Serve(stolen.clone())).await;
     let seen = outcome(&server, "a.test").await;
     assert!(matches!(seen, Err(ProbeError::Tls(_))), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_up_once_it_has_proven_its_certificate_was_seen() {
+    let pair = Pair::new("a.test");
+    for messages in 0..=WHOLE_FLIGHT {
+        let serving = pair.clone();
+        let server = Server::start(move |_| Does::Begin(messages, serving.clone())).await;
+        let expected = match messages {
+            WHOLE_FLIGHT => Ok((pair.leaf, Protocol::Tls12)),
+            _ => Err(ProbeError::Closed),
+        };
+        assert_eq!(outcome(&server, "a.test").await, expected, "{messages}");
+    }
+    let stolen = pair.with_key_of(&Pair::new("thief.test"));
+    let server = Server::start(move |_| Does::Begin(WHOLE_FLIGHT, stolen.clone())).await;
+    outcome(&server, "a.test").await.unwrap_err();
 }
 
 #[tokio::test]

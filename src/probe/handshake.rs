@@ -159,9 +159,10 @@ impl Offer {
                 timeout(FAREWELL, stream.shutdown()).await.ok();
                 witness.chain().ok_or(ProbeError::Closed)
             }
-            // TLS 1.2 wants a certificate of ours only after the server has proven its own.
+            // TLS 1.2 wants a certificate of ours only after the server has proven its own, and not
+            // every server says why it hangs up, or is heard before the connection is reset.
             Ok(Err(error)) => match (ProbeError::handshake(&error), witness.chain()) {
-                (ProbeError::Alert(_), Some(chain)) => Ok(chain),
+                (ProbeError::Alert(_) | ProbeError::Closed, Some(chain)) => Ok(chain),
                 (error, _) => Err(error),
             },
             Err(_elapsed) => Err(ProbeError::SilentHandshake),
