@@ -205,19 +205,43 @@ pub async fn reload(
     reload: &Reload,
     contexts: &[HookContext<'_>],
     report: &(dyn Fn(Event) + Send + Sync),
-) -> Result<(), Failure> {
+) -> Result<(), ReloadError> {
     let invocation = Invocation { step: Step::Reload, event: HookEvent::Reload, contexts, report };
     match reload {
-        Reload::Command(hook) => Ok(command::run(hook, invocation).await?),
+        Reload::Command(hook) => command::run(hook, invocation).await.map_err(Failure::from)?,
         Reload::Container { engine, name, action, timeout } => {
-            container::reach(engine, name, action, *timeout, report).await
+            container::reach(engine, name, action, *timeout, report).await?;
         }
         Reload::Haproxy { socket, certificate, timeout } => {
-            haproxy::reload(socket, certificate.as_deref(), *timeout, contexts).await
+            haproxy::reload(socket, certificate.as_deref(), *timeout, contexts).await?;
         }
-        Reload::Http(call) => http::call(call).await,
-        Reload::Signal { signal, process } => signal::send(*signal, process).await,
-        Reload::Systemd { unit, timeout } => systemd::reload(unit, *timeout, invocation).await,
-        Reload::Trigger(path) => trigger::pull(path, contexts).await,
+        Reload::Http(call) => http::call(call).await?,
+        Reload::Signal { signal, process } => signal::send(*signal, process).await?,
+        Reload::Systemd { unit, timeout } => systemd::reload(unit, *timeout, invocation).await?,
+        Reload::Trigger(path) => trigger::pull(path, contexts).await?,
+    }
+    Ok(())
+}
+
+/// How a reload did not succeed
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReloadError {
+    /// For all of its deployments, or nobody can tell for which
+    OfAll(Failure),
+    /// For one of them, which has something that the server cannot be given or does not have
+    OfOne(Failure),
+}
+
+impl From<Failure> for ReloadError {
+    fn from(failure: Failure) -> Self {
+        Self::OfAll(failure)
+    }
+}
+
+impl From<ReloadError> for Failure {
+    fn from(error: ReloadError) -> Self {
+        match error {
+            ReloadError::OfAll(failure) | ReloadError::OfOne(failure) => failure,
+        }
     }
 }

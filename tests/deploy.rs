@@ -409,7 +409,7 @@ fn in_file(path: PathBuf) -> Process {
 
 async fn signal(signal: Signal, process: Process) -> Result<(), Failure> {
     let reload = Reload::Signal { signal, process };
-    timeout(PATIENCE, deploy::reload(&reload, &[], &|_| ())).await.unwrap()
+    Ok(timeout(PATIENCE, deploy::reload(&reload, &[], &|_| ())).await.unwrap()?)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test's own file")]
@@ -560,9 +560,9 @@ async fn a_name_reaches_the_master_and_not_its_workers() {
 async fn a_unit_that_cannot_be_reloaded_fails_the_reload() {
     let unit = |unit: &str| Reload::Systemd { unit: unit.to_owned(), timeout: PATIENCE };
     let reload = unit("certkeep-no-such-unit.service");
-    let failure = deploy::reload(&reload, &[], &|_| ()).await.unwrap_err();
+    let failure = Failure::from(deploy::reload(&reload, &[], &|_| ()).await.unwrap_err());
     assert_eq!(failure.step, Step::Reload);
     assert!(failure.summary.as_str().starts_with("`systemctl` "), "{failure}");
-    let failure = deploy::reload(&unit("*"), &[], &|_| ()).await.unwrap_err();
+    let failure = Failure::from(deploy::reload(&unit("*"), &[], &|_| ()).await.unwrap_err());
     assert!(what_to_do(&failure).contains("one unit"), "{failure}");
 }

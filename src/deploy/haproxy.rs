@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::context::HookContext;
-use super::{file, socket};
+use super::{ReloadError, file, socket};
 use crate::config::{Content, Output, Reload, Socket};
 use crate::failure::{Failure, Step};
 use crate::pem;
@@ -27,10 +27,11 @@ pub(super) async fn reload(
     certificate: Option<&str>,
     limit: Duration,
     contexts: &[HookContext<'_>],
-) -> Result<(), Failure> {
+) -> Result<(), ReloadError> {
     let mut updates = Vec::with_capacity(contexts.len());
     for context in contexts {
-        updates.push(Update::of(context.outputs, certificate).await?);
+        let update = Update::of(context.outputs, certificate).await;
+        updates.push(update.map_err(ReloadError::OfOne)?);
     }
     let api = Api { socket, limit, deadline: Instant::now() + limit };
     let listed = api.ask("show ssl cert").await?;
@@ -42,7 +43,7 @@ pub(super) async fn reload(
     }
     for update in &updates {
         if !listed.lines().any(|line| line == update.name) {
-            return Err(unknown(&update.name, &listed));
+            return Err(ReloadError::OfOne(unknown(&update.name, &listed)));
         }
         api.exchange(update).await?;
     }
@@ -199,6 +200,8 @@ impl Api<'_> {
     async fn ask(&self, command: &str) -> Result<String, Failure> {
         // Whatever follows `<<` is a secret.
         let words = command.split(" <<").next().unwrap_or_default();
+        let verb = words.split_inclusive(' ').take(3).collect::<String>();
+        let verb = verb.trim_end();
         let failed = |what: String| Failure::retry(Step::Reload, format!("`{words}`: {what}"));
         let answer = timeout_at(self.deadline, async {
             match self.socket {
@@ -220,7 +223,8 @@ impl Api<'_> {
         match answer {
             answer if answer.contains("Permission denied") => Err(Failure::needs_operator(
                 Step::Reload,
-                format!("HAProxy permits no `{words}` over this socket"),
+                // Whatever the certificate, of which only the first was asked about.
+                format!("HAProxy permits no `{verb}` over this socket"),
                 "give it `level admin` on the line `stats socket` of HAProxy's configuration",
             )),
             answer if answer.starts_with("Unknown command") => Err(Failure::needs_operator(

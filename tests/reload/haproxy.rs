@@ -189,6 +189,30 @@ async fn an_api_that_may_only_look_is_for_the_operator() {
     assert!(remedy(&failure).contains("level admin"), "{failure}");
 }
 
+#[test]
+fn an_api_that_may_only_look_is_not_asked_about_one_certificate_after_the_other() {
+    let ca = pebble().start();
+    let site = Site::new(&ca);
+    let names = ["a", "b", "c", "d"];
+    let paths = names.map(|name| site.tls().join(format!("{name}.pem")));
+    paths.iter().for_each(|path| combine(path));
+    let paths = paths.each_ref().map(PathBuf::as_path);
+    let server = haproxy(&paths).for_operators().start();
+    let one = |name: &str| {
+        format!(
+            "{name}:\n  names: [a.test]\n  files: [{{ path: TLS/{name}.pem, content: combined }}]\n  \
+             deploy: {{ reload: {{ haproxy: {{ socket: {} }} }} }}\n",
+            server.socket().display(),
+        )
+    };
+    site.configure(&names.map(one).concat());
+    let before = paths.map(leaf);
+    let said = site.certkeep(&["renew"]).exits(1);
+    said.says(&["level admin"]).keeps_quiet_about(&["one half is tried"]);
+    assert_eq!(paths.map(leaf), before, "{said}");
+    assert_eq!(names.map(|name| site.state_of(name)), ["needs-operator"; 4], "{said}");
+}
+
 #[tokio::test]
 async fn what_haproxy_refuses_leaves_the_old_certificate_and_no_transaction() {
     let files = Files::new();

@@ -66,7 +66,8 @@ impl Deployed {
 async fn reload(reload: &Reload, deployed: &[&Deployed]) -> Result<(), Failure> {
     let contexts: Vec<_> = deployed.iter().map(|one| one.context()).collect();
     let done = deploy::reload(reload, &contexts, &|_| ());
-    tokio::time::timeout(LIMIT + Duration::from_secs(10), done).await.expect("the reload holds us")
+    let done = tokio::time::timeout(LIMIT + Duration::from_secs(10), done).await;
+    Ok(done.expect("the reload holds us")?)
 }
 
 /// What a human must do after a failure

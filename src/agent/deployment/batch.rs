@@ -8,7 +8,7 @@ use super::installed::{Files, Installed, PutBack, Refused, Verdict};
 use super::{Deployment, begin, joined, recent};
 use crate::agent::Shared;
 use crate::config::Hook;
-use crate::deploy::{self, CheckError};
+use crate::deploy::{self, CheckError, ReloadError};
 use crate::event::Event;
 use crate::failure::{Failure, Step};
 use crate::text::External;
@@ -42,13 +42,26 @@ struct Batch {
 /// Why none of a batch was loaded
 struct NotLoaded {
     failure: Failure,
-    /// The check that said so, which may be of some of them alone
-    check: Option<Hook>,
+    culprit: Culprit,
 }
 
-impl From<Failure> for NotLoaded {
-    fn from(failure: Failure) -> Self {
-        Self { failure, check: None }
+/// Whose fault it was
+enum Culprit {
+    /// Theirs that this check is about, which may be some of them alone
+    Check(Hook),
+    /// That of one of them
+    One,
+    /// The server's own, or that of any of them
+    Unknown,
+}
+
+impl From<ReloadError> for NotLoaded {
+    fn from(error: ReloadError) -> Self {
+        let culprit = match error {
+            ReloadError::OfAll(_) => Culprit::Unknown,
+            ReloadError::OfOne(_) => Culprit::One,
+        };
+        Self { failure: error.into(), culprit }
     }
 }
 
@@ -62,10 +75,12 @@ impl Batch {
         }
         let loaded = match self.ask(shared, Files::New).await {
             Ok(()) => self.load(shared, Files::New).await.map_err(NotLoaded::from),
-            Err((check, error)) => Err(NotLoaded { failure: error.into(), check: Some(check) }),
+            Err((check, error)) => {
+                Err(NotLoaded { failure: error.into(), culprit: Culprit::Check(check) })
+            }
         };
         let members = std::mem::take(&mut self.members);
-        if let Err(NotLoaded { failure, check }) = loaded {
+        if let Err(NotLoaded { failure, culprit }) = loaded {
             let limited = |it: &Installed| it.deployment.target.max_reloads_per_hour.is_some();
             let may_split = may_split && members.len() > 1 && !members.iter().any(limited);
             let mut refused = Vec::with_capacity(members.len());
@@ -74,8 +89,7 @@ impl Batch {
                 member.reversible &= member.deployment.record.proven.is_empty();
                 refused.push((member, failure.clone()));
             }
-            let culprit = check.filter(|_| may_split);
-            return self.go_back(shared, refused, culprit.as_ref(), may_split).await;
+            return self.go_back(shared, refused, &culprit, may_split).await;
         }
         let mut verifying = JoinSet::new();
         for mut member in members {
@@ -94,7 +108,7 @@ impl Batch {
             refused.extend(verified);
         }
         // A server that died of it once is not made to die again.
-        self.go_back(shared, refused, None, false).await
+        self.go_back(shared, refused, &Culprit::Unknown, false).await
     }
 
     /// Install again what went back before this attempt
@@ -131,7 +145,7 @@ impl Batch {
     }
 
     /// Make the server load the files that are there now
-    async fn load(&mut self, shared: &Shared, files: Files) -> Result<(), Failure> {
+    async fn load(&mut self, shared: &Shared, files: Files) -> Result<(), ReloadError> {
         let Some(Deployment { certificate, target, .. }) =
             self.members.first().map(|m| &m.deployment)
         else {
@@ -155,23 +169,25 @@ impl Batch {
     /// Put back what was there before, have it loaded again, and say whose fault it was, unless
     /// parts are to tell
     ///
-    /// Where a check is the `culprit`, those that it is not about are a part. A target that had
+    /// Where a check is the culprit, those that it is not about are a part. A target that had
     /// nothing before keeps the new files: nothing is not better.
     async fn go_back(
         mut self,
         shared: &Shared,
         refused: Vec<Refused>,
-        culprit: Option<&Hook>,
+        culprit: &Culprit,
         may_split: bool,
     ) -> Vec<Vec<Installed>> {
         let (mut staying, mut others) = (Vec::new(), Vec::new());
         let why = refused.first().map(|(_, failure)| failure.to_string()).unwrap_or_default();
-        let is_of_one = refused.first().is_some_and(|(member, failure)| member.is_of_one(failure));
+        let is_of_one = matches!(culprit, Culprit::One);
         for (mut member, failure) in refused {
             let put_back = member.put_back(shared).await;
             member.refused = (put_back != PutBack::Nothing).then(|| failure.clone());
             match culprit {
-                Some(check) if member.deployment.target.check.as_ref() != Some(check) => {
+                Culprit::Check(check)
+                    if may_split && member.deployment.target.check.as_ref() != Some(check) =>
+                {
                     others.push(member);
                 }
                 _ if put_back == PutBack::All => self.members.push(member),
@@ -228,7 +244,7 @@ impl Batch {
         }
         match self.load(shared, Files::Before).await {
             Ok(()) => Verdict::Loaded,
-            Err(failure) => Verdict::NotLoaded(failure.summary),
+            Err(error) => Verdict::NotLoaded(Failure::from(error).summary),
         }
     }
 }

@@ -9,10 +9,10 @@ use super::prepare::Before;
 use super::{Deployment, Latest, begin};
 use crate::agent::Shared;
 use crate::cert::{Fingerprint, Leaf};
-use crate::config::{Certificate, Endpoint, Reload};
+use crate::config::{Certificate, Endpoint};
 use crate::deploy::HookContext;
 use crate::event::Event;
-use crate::failure::{Failure, FailureClass, Step};
+use crate::failure::{Failure, Step};
 use crate::name::TargetName;
 use crate::plan::window;
 use crate::probe::{Seen, Unseen, Wanted};
@@ -86,12 +86,6 @@ impl Installed {
                 Files::New => reason,
             },
         }
-    }
-
-    /// Whether a server that is asked about each certificate on its own said this about one of them
-    pub(super) fn is_of_one(&self, failure: &Failure) -> bool {
-        let asked = matches!(self.deployment.target.reload, Some(Reload::Haproxy { .. }));
-        asked && matches!(failure.class, FailureClass::NeedsOperator { .. })
     }
 
     /// See it from every endpoint, and record what was seen; given back if it has to go back
