@@ -506,6 +506,33 @@ async fn a_pid_file_of_somebody_else_does_not_choose_our_processes() {
 }
 
 #[tokio::test]
+async fn a_pid_file_in_a_container_is_not_taken_for_the_one_outside() {
+    let scene = Scene::new();
+    let mut server = Server::start(Path::new("sh"), "");
+    let path = pid_file(&scene, &server.pid());
+    // It has mounts of its own, and another file at that path.
+    let script = "mount -t tmpfs tmpfs \"$1\" && echo 1 >\"$2\" && echo up && read end";
+    let mut container = Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", script, "sh"])
+        .args([path.parent().unwrap(), &path])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = String::new();
+    BufReader::new(container.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    assert_eq!(said, "up\n");
+    let root = PathBuf::from(format!("/proc/{}/root", container.id()));
+    let inside = in_file(root.join(path.strip_prefix("/").unwrap()));
+    let failure = signal(Signal::Usr1, inside).await.unwrap_err();
+    assert!(what_to_do(&failure).contains("`container`"), "{failure}");
+    container.kill().unwrap();
+    container.wait().unwrap();
+    signal(Signal::Hup, in_file(path)).await.unwrap();
+    assert_eq!(server.line(), "HUP");
+}
+
+#[tokio::test]
 async fn a_process_that_the_signal_would_end_does_not_get_it() {
     let scene = Scene::new();
     let mut stranger = Command::new("sleep").arg("1000").spawn().unwrap();

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, open, openat, readlinkat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, fstatfs, open, openat, readlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, geteuid};
 
@@ -44,6 +44,15 @@ impl PidFile {
                 format!("{shown} is a symlink, and its owner chooses what is signalled"),
                 "name what it leads to",
             )),
+            Unread::Magic(link) => Err(Failure::needs_operator(
+                step,
+                format!(
+                    "cannot read {shown}: {} is a link of /proc, which may lead elsewhere than it \
+                     says",
+                    link.display()
+                ),
+                "for a server in a container use `container`, or `process` with its `cgroup`",
+            )),
             Unread::Writable(open) => Err(Failure::needs_operator(
                 step,
                 format!(
@@ -79,6 +88,8 @@ enum Unread {
     Errno(Errno),
     Irregular,
     Link,
+    /// A link on the way to it
+    Magic(PathBuf),
     /// It or a directory
     Writable(PathBuf),
 }
@@ -106,6 +117,7 @@ fn read(path: &Path) -> Result<PidFile, Unread> {
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if is_open_to_all(&stat) => return Err(Unread::Writable(at)),
             FileType::Directory => (dir, here) = (next, at),
+            FileType::Symlink if trust::is_proc(fstatfs(&dir)?) => return Err(Unread::Magic(at)),
             FileType::Symlink => {
                 links += 1;
                 if links > trust::MAX_LINKS {

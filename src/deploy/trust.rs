@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
+use rustix::fs::{PROC_SUPER_MAGIC, StatFs, statfs};
 use rustix::process::geteuid;
 
 use super::command::SEARCH_PATH;
@@ -92,10 +93,10 @@ fn inspect(path: &Path, purpose: Purpose) -> Result<(), (PathBuf, Reason)> {
         }
         if metadata.is_symlink() {
             links += 1;
-            let target = match next.read_link() {
+            let target = match follow(&next, &here) {
                 Ok(target) if links <= MAX_LINKS => target,
                 Ok(_) => return fail(&next, Reason::NotFound),
-                Err(error) => return fail(&next, error.into()),
+                Err(reason) => return fail(&next, reason),
             };
             for step in steps(&target).into_iter().rev() {
                 ahead.push_front(step);
@@ -115,6 +116,21 @@ fn inspect(path: &Path, purpose: Purpose) -> Result<(), (PathBuf, Reason)> {
         Purpose::Write if here_is_shared => fail(&here, Reason::Shared),
         Purpose::Write => Ok(()),
     }
+}
+
+fn follow(link: &Path, directory: &Path) -> Result<PathBuf, Reason> {
+    if is_proc(statfs(directory).map_err(io::Error::from)?) {
+        return Err(Reason::Magic);
+    }
+    Ok(link.read_link()?)
+}
+
+/// Whether the links in a directory may lead elsewhere than their text says
+///
+/// That of `/proc/1/root` is `/`, and the kernel goes to the root of that process, which in a
+/// container is another one than ours.
+pub(super) fn is_proc(file_system: StatFs) -> bool {
+    file_system.f_type == PROC_SUPER_MAGIC
 }
 
 /// Its components, `/` and `..` among them
@@ -146,6 +162,7 @@ pub(super) struct Refusal {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Reason {
+    Magic,
     NotADirectory,
     NotAFile,
     NotExecutable,
@@ -175,6 +192,10 @@ impl Refusal {
             Purpose::Write => ("file", "is not written in", "what is there"),
         };
         let (why, what) = match self.reason {
+            Reason::Magic => (
+                "is a link of /proc, which may lead elsewhere than it says".to_owned(),
+                format!("name the {subject} by a path without it"),
+            ),
             Reason::NotADirectory => {
                 ("is no directory".to_owned(), "name a file in a directory".to_owned())
             }
@@ -310,6 +331,18 @@ mod tests {
         assert_eq!(tree.reason("link"), Some(Reason::Writable));
         symlink("loop", tree.path("loop")).unwrap();
         assert_eq!(tree.reason("loop"), Some(Reason::NotFound));
+    }
+
+    #[test]
+    fn an_executable_behind_a_link_of_proc_is_refused() {
+        let tree = Tree::new();
+        let inside = |name: &str| {
+            let path = tree.path(name);
+            Path::new("/proc/self/root").join(path.strip_prefix("/").unwrap())
+        };
+        let refusal = executable(&inside("bin/hook")).unwrap_err();
+        assert_eq!(refusal.reason, Reason::Magic);
+        assert_eq!(directory(&inside("bin")).unwrap_err().reason, Reason::Magic);
     }
 
     #[test]
