@@ -27,6 +27,7 @@ pub mod deploy;
 pub mod dev_ca;
 pub mod log;
 pub mod probe;
+pub mod resolver;
 pub mod signal;
 pub mod store;
 pub mod systemd;

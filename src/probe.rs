@@ -11,19 +11,16 @@ mod tally;
 mod unseen;
 
 use std::collections::BTreeSet;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::cert::Fingerprint;
 use crate::config::{Address, Endpoint, KeyType};
 use crate::name::Identifier;
+use crate::resolver;
 use crate::text::External;
 
 pub use error::ProbeError;
@@ -246,7 +243,8 @@ async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<Address>, P
         }
         (None, Identifier::Dns(name)) => name.as_str(),
     };
-    let found = match timeout(limit.min(RESOLVE), look_up(name.to_owned(), endpoint.port)).await {
+    let lookup = resolver::ENDPOINT.look_up(name.to_owned(), endpoint.port);
+    let found = match timeout(limit, lookup).await {
         Ok(Ok(found)) => found,
         Ok(Err(error)) => return Err(ProbeError::Unresolved(External::new(error.to_string()))),
         Err(_elapsed) => return Err(ProbeError::Unresolved(External::new("no answer"))),
@@ -254,23 +252,6 @@ async fn resolve(endpoint: &Endpoint, limit: Duration) -> Result<Vec<Address>, P
     let addresses: BTreeSet<_> = found.into_iter().map(Address::Tcp).collect();
     if addresses.is_empty() { Err(ProbeError::NoAddress) } else { Ok(Vec::from_iter(addresses)) }
 }
-
-/// Ask the system's resolver, which takes a thread for as long as it likes: few of those that the
-/// disk needs too
-async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static TURNS: LazyLock<Arc<Semaphore>> =
-        LazyLock::new(|| Arc::new(Semaphore::new(LOOKUPS_AT_ONCE)));
-    let turn = Arc::clone(&TURNS).acquire_owned().await.map_err(io::Error::other)?;
-    let looked = tokio::task::spawn_blocking(move || {
-        // Kept also when nobody waits any more.
-        let _turn = turn;
-        (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
-    });
-    looked.await.map_err(io::Error::other)?
-}
-
-/// How many names are looked up at once
-const LOOKUPS_AT_ONCE: usize = 6;
 
 /// How long the pauses before all confirmations are together, unless they become too short
 const CONFIRMING: Duration = Duration::from_secs(1);
@@ -295,9 +276,6 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 
 /// How long after the deadline each confirmation is waited for, unless it takes longer
 const CONFIRMATION: Duration = Duration::from_secs(1);
-
-/// How long a resolver is waited for: twice what it waits for one server
-const RESOLVE: Duration = Duration::from_secs(10);
 
 /// How many addresses are asked at once
 const AT_ONCE: usize = 16;

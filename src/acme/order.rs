@@ -146,7 +146,7 @@ impl Order {
                         self.find_out(failure, Step::Authorize, &mut misses).await?;
                         let inner = &mut self.inner;
                         // Where this fails too, the next answer tells.
-                        let _ = call!(refresh_nth(inner, index));
+                        drop(call!(refresh_nth(inner, index)));
                     }
                 }
                 continue;

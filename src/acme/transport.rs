@@ -2,8 +2,6 @@
 
 use std::error::Error as _;
 use std::fmt;
-use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -19,8 +17,6 @@ use instant_acme::{BodyWrapper, BytesResponse, HttpClient};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::redirect::Policy;
 use thiserror::Error;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use url::Url;
 
 use super::answer::Answer;
@@ -30,6 +26,7 @@ use super::{call, lenient};
 use crate::config::Issuer;
 use crate::failure::{Failure, Step};
 use crate::pem;
+use crate::resolver;
 use crate::text::External;
 use crate::time::{Clock, Timestamp};
 
@@ -357,7 +354,8 @@ struct Resolver;
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            let found = look_up(name).await?.into_iter();
+            // How long this is waited for is in `CONNECT_TIMEOUT`.
+            let found = resolver::CA.look_up(name.as_str().to_owned(), 0).await?.into_iter();
             let (bad, good): (Vec<_>, Vec<_>) = found.partition(|a| is_off_limits(a.ip()));
             if good.is_empty() && !bad.is_empty() {
                 return Err("it has only link-local or metadata addresses".into());
@@ -367,29 +365,11 @@ impl Resolve for Resolver {
     }
 }
 
-/// Ask for a turn, and then the resolver, which takes a thread for as long as it likes: few of those
-/// that the disk needs too
-///
-/// How long this is waited for is in [`CONNECT_TIMEOUT`].
-async fn look_up(name: Name) -> io::Result<Vec<SocketAddr>> {
-    static TURNS: Semaphore = Semaphore::const_new(LOOKUPS_AT_ONCE);
-    let turn = TURNS.acquire().await.map_err(io::Error::other)?;
-    let looked = spawn_blocking(move || {
-        // Kept also when nobody waits any more.
-        let _turn = turn;
-        (name.as_str(), 0).to_socket_addrs().map(Vec::from_iter)
-    });
-    looked.await.map_err(io::Error::other)?
-}
-
 const AGENT: &str = concat!("certkeep/", env!("CARGO_PKG_VERSION"), " (instant-acme 0.8)");
 
 const REPLAY_NONCE: HeaderName = HeaderName::from_static("replay-nonce");
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How many names are looked up at once
-const LOOKUPS_AT_ONCE: usize = 4;
 
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 

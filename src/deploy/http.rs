@@ -1,7 +1,7 @@
 //! Asking a server over HTTP to load its files again.
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +15,6 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use url::{Host, Url};
@@ -26,6 +24,7 @@ use super::{file, socket};
 use crate::config::{HeaderSource, HttpBody, HttpCall, HttpMethod};
 use crate::failure::{Failure, Step};
 use crate::pem;
+use crate::resolver;
 
 /// Make the request, and judge the answer by its status
 pub(super) async fn call(call: &HttpCall) -> Result<(), Failure> {
@@ -145,8 +144,7 @@ async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, String> {
         Some(Host::Ipv4(address)) => vec![(address, port).into()],
         Some(Host::Ipv6(address)) => vec![(address, port).into()],
         Some(Host::Domain(name)) => {
-            let looked = timeout(RESOLVE, look_up(name.to_owned(), port)).await;
-            let found = looked.unwrap_or_else(|_| Err(io::Error::other("no answer")));
+            let found = resolver::SERVER.look_up(name.to_owned(), port).await;
             found.map_err(|error| format!("cannot resolve `{name}`: {error}"))?
         }
         None => Vec::new(),
@@ -154,19 +152,6 @@ async fn addresses(url: &Url) -> Result<Vec<SocketAddr>, String> {
     // What is not encrypted stays on this host, whatever a resolver says of `localhost`.
     found.retain(|address| url.scheme() != "http" || address.ip().is_loopback());
     Ok(found)
-}
-
-/// Ask the system's resolver, which takes a thread for as long as it likes: few of those that the
-/// disk needs too
-async fn look_up(name: String, port: u16) -> io::Result<Vec<SocketAddr>> {
-    static TURNS: Semaphore = Semaphore::const_new(LOOKUPS_AT_ONCE);
-    let turn = TURNS.acquire().await.map_err(io::Error::other)?;
-    let looked = spawn_blocking(move || {
-        // Kept also when nobody waits any more.
-        let _turn = turn;
-        (name.as_str(), port).to_socket_addrs().map(Vec::from_iter)
-    });
-    looked.await.map_err(io::Error::other)?
 }
 
 async fn trust(call: &HttpCall) -> Result<ClientConfig, Failure> {
@@ -239,9 +224,3 @@ const MAX_HEADER: u64 = 16 << 10;
 
 /// How long one address may take
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// How long a resolver is waited for: twice what it waits for one server
-const RESOLVE: Duration = Duration::from_secs(10);
-
-/// How many names are looked up at once
-const LOOKUPS_AT_ONCE: usize = 2;

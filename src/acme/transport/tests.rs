@@ -205,7 +205,7 @@ fn with_a_resolver_that_hangs() {
             lookups.spawn(tokio::time::timeout(Duration::from_millis(300), lookup));
         }
         let found = lookups.join_all().await.into_iter().any(|end| end.is_ok());
-        let disk = spawn_blocking(|| ());
+        let disk = tokio::task::spawn_blocking(|| ());
         (found, tokio::time::timeout(Duration::from_secs(20), disk).await)
     });
     runtime.shutdown_background();
