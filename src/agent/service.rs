@@ -91,7 +91,9 @@ impl Agent {
                 }
                 Wake::Changed(hint) => {
                     self.tell_hint(hint);
-                    self.take_over(&mut controls, &mut reading, &mut watch, Asked::Not);
+                    if reading.is_outdated(&controls.config_path, self.shared.now()) {
+                        self.take_over(&mut controls, &mut reading, &mut watch, Asked::Not);
+                    }
                     self.look_again().await;
                     looked_at = self.shared.now();
                 }
@@ -110,7 +112,7 @@ impl Agent {
                             watch.refresh();
                             refreshed_at = now;
                         }
-                        if reading.is_outdated(&controls.config_path) {
+                        if reading.is_outdated(&controls.config_path, self.shared.now()) {
                             self.take_over(&mut controls, &mut reading, &mut watch, Asked::Not);
                         }
                         self.look_again().await;
@@ -264,8 +266,9 @@ struct Reading {
 
 impl Reading {
     /// Whether the file may hold something else by now
-    fn is_outdated(&self, path: &Path) -> bool {
-        self.stamp.is_none() || self.stamp != FileStamp::of(path)
+    fn is_outdated(&self, path: &Path, now: Timestamp) -> bool {
+        let Some(stamp) = self.stamp else { return true };
+        stamp.is_fresh(now) || FileStamp::of(path) != Some(stamp)
     }
 }
 
@@ -289,6 +292,11 @@ impl FileStamp {
             modified: (seen.mtime(), seen.mtime_nsec()),
             changed: (seen.ctime(), seen.ctime_nsec()),
         })
+    }
+
+    /// Whether the file had changed so lately that another change may look the same
+    fn is_fresh(&self, now: Timestamp) -> bool {
+        now.since(Timestamp::from_seconds(self.changed.0)) < SETTLED
     }
 }
 
@@ -342,6 +350,9 @@ impl Told {
 
 /// How often every file is looked at, whatever the kernel tells
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// After which time a change of a file shows in its times, whatever their grain
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// How often the watches follow directories that moved far up: it costs more than a look, and only
 /// makes hints come sooner
