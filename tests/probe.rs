@@ -401,6 +401,8 @@ async fn nobody_listening_is_told_with_the_address() {
         address: address.into(),
         outcome: Some(Err(ProbeError::Refused)),
         good: 0,
+        failed: unseen.addresses[0].failed,
+        answered: false,
         settled: false,
     };
     assert_eq!(unseen.addresses, [expected]);

@@ -30,6 +30,9 @@ impl Tally {
         let Some(seen) = seen else { return };
         let good = served.outcome.as_ref().is_ok_and(|chain| chain.leaf == wanted.leaf);
         seen.good = if good { seen.good.saturating_add(1) } else { 0 };
+        let answered = served.outcome.is_ok();
+        seen.failed = if answered { 0 } else { seen.failed.saturating_add(1) };
+        seen.answered |= answered;
         seen.settled = seen.good >= endpoint.samples;
         seen.outcome = Some(served.outcome);
     }
@@ -118,6 +121,22 @@ mod tests {
         assert_eq!(see(2, Ok(&new)), (1, None, true));
         assert_eq!(see(2, Ok(&new)), (0, Some(2), true));
         assert_eq!(see(9, Ok(&new)), (0, Some(2), true));
+    }
+
+    #[test]
+    fn an_address_that_answered_is_not_dead_for_one_look_that_fails() {
+        let (new, old) = (chain("new.test"), chain("old.test"));
+        let wanted = Wanted { leaf: new.leaf, key: None, previous: Some(old.leaf) };
+        let mut tally = Tally::new(&endpoint(), wanted);
+        tally.resolved(Ok(vec![address(1), address(2)]));
+        let mut see = |last: u8, outcome: Result<&ServedChain, ProbeError>| {
+            tally.take(Served { address: address(last), outcome: outcome.cloned() });
+            tally.0.addresses[usize::from(last) - 1].is_dead()
+        };
+        assert!(see(1, Err(ProbeError::Refused)), "it never answered");
+        assert!(!see(2, Ok(&old)) && !see(2, Err(ProbeError::Refused)));
+        assert!(!see(2, Ok(&old)) && !see(2, Err(ProbeError::Refused)));
+        assert!(!see(2, Err(ProbeError::Closed)) && see(2, Err(ProbeError::Refused)));
     }
 
     #[test]

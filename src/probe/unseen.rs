@@ -31,15 +31,27 @@ pub struct Seen {
     pub outcome: Option<Result<ServedChain, ProbeError>>,
     /// How often in a row it was what is wanted
     pub good: u32,
+    /// How often in a row there was nothing
+    pub failed: u32,
+    /// Whether there was ever anything
+    pub answered: bool,
     /// Whether that is often enough, so that it is not asked again
     pub settled: bool,
 }
 
 impl Seen {
     pub(super) const fn never(address: Address) -> Self {
-        Self { address, outcome: None, good: 0, settled: false }
+        Self { address, outcome: None, good: 0, failed: 0, answered: false, settled: false }
+    }
+
+    /// Whether it shows nothing, and not for a moment only
+    pub(crate) fn is_dead(&self) -> bool {
+        self.failed >= if self.answered { LOST_IN_A_ROW } else { 1 }
     }
 }
+
+/// How often in a row an address that answered must show nothing: one look may meet a full queue
+const LOST_IN_A_ROW: u32 = 3;
 
 impl Unseen {
     /// Whether one of its addresses showed what is wanted when it was asked last

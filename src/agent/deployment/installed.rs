@@ -140,8 +140,7 @@ impl Installed {
             let address = format!("{} {}", unseen.endpoint, seen.address);
             self.deployment.record.answered.contains(&address)
         };
-        let dead = |seen: &&Seen| matches!(seen.outcome, Some(Err(_)));
-        unseen.addresses.iter().filter(dead).any(answered)
+        unseen.addresses.iter().filter(|seen| seen.is_dead()).any(answered)
     }
 
     /// What an endpoint does, and where a third certificate may come from
