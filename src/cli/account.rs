@@ -136,7 +136,7 @@ fn change(
     issuer: &Issuer,
     act: impl for<'a> FnOnce(&'a acme::Session, AccountRecord, Timestamp, Write<'a>) -> Changing<'a>,
 ) -> Result<Exit, Stop> {
-    setup::runtime()?.block_on(async {
+    setup::block_on(async {
         let shared = setup::shared(context, config)?;
         let _at_work = shared.at_work().await?;
         // Key authorizations change with the key, so no order may be in flight. Each lock is a file.
@@ -159,5 +159,5 @@ fn change(
         let done = act(&session, record, shared.now(), &write).await?;
         context.tell(done, None)?;
         Ok(Exit::Well)
-    })
+    })?
 }

@@ -37,19 +37,18 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     for certificate in config.certificates.values() {
         targets(&mut findings, store.as_ref(), certificate);
     }
-    let runtime = setup::runtime()?;
-    runtime.block_on(units(&mut findings, &config));
-    runtime.block_on(challenges(&mut findings, context, &config))?;
-    if store.is_some() && !arguments.offline {
-        runtime.block_on(async {
+    setup::block_on(async {
+        units(&mut findings, &config).await;
+        challenges(&mut findings, context, &config).await?;
+        if store.is_some() && !arguments.offline {
             let shared = setup::shared(context, &config)?;
             let _at_work = shared.at_work().await?;
             for issuer in config.issuers.values() {
                 directory(&mut findings, &shared, &config, issuer).await;
             }
-            Ok::<_, Stop>(())
-        })?;
-    }
+        }
+        Ok::<_, Stop>(())
+    })??;
     let looked_at = Count(config.certificates.len(), "certificate");
     finding::conclude(context, &findings, looked_at, "nothing stands in the way of a renewal")
 }

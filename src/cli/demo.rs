@@ -42,7 +42,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop> {
     let folder = Folder::new()?;
-    setup::runtime()?.block_on(show(context, arguments, folder.path()))
+    setup::block_on(show(context, arguments, folder.path()))?
 }
 
 async fn show(context: &Context, arguments: &Arguments, folder: &Path) -> Result<Exit, Stop> {
@@ -267,7 +267,7 @@ pub(crate) fn serve(arguments: &ServerArguments) -> Result<Exit, Stop> {
     // Without the demo there is no reason for it.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))
         .map_err(std::io::Error::from)?;
-    setup::runtime()?.block_on(async {
+    setup::block_on(async {
         let mut signals = run::signals()?;
         let server = TlsServer::start(&arguments.folder).await.map_err(Stop::unexpected)?;
         let pid = format!("{}\n", std::process::id());
@@ -280,7 +280,7 @@ pub(crate) fn serve(arguments: &ServerArguments) -> Result<Exit, Stop> {
             server.reload().map_err(Stop::unexpected)?;
         }
         Ok(Exit::Well)
-    })
+    })?
 }
 
 fn configuration(folder: &Path, ca: &DevCa, http01_port: u16, server: SocketAddr) -> String {

@@ -34,11 +34,11 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     if arguments.test {
         return rehearse(context, &config);
     }
-    let Deployed { elsewhere, failed, cut_off } = setup::runtime()?.block_on(async {
+    let Deployed { elsewhere, failed, cut_off } = setup::block_on(async {
         let shared = setup::shared(context, &config)?;
         let work = async |shared: &_, stopped: &_| deploy_all(shared, &config, stopped).await;
         attended(context, shared, work).await
-    })?;
+    })??;
     let report = plan::observe(context, &config, Request::None);
     plan::print(context, &report, Report::status)?;
     match cut_off {
@@ -154,11 +154,11 @@ struct RehearsedTarget {
 }
 
 fn rehearse(context: &Context, config: &Config) -> Result<Exit, Stop> {
-    let Rehearsed { targets, elsewhere, failed, cut_off } = setup::runtime()?.block_on(async {
+    let Rehearsed { targets, elsewhere, failed, cut_off } = setup::block_on(async {
         let shared = setup::shared(context, config)?;
         let work = async |shared: &_, stopped: &_| rehearse_all(shared, config, stopped).await;
         attended(context, shared, work).await
-    })?;
+    })??;
     let well = failed.is_empty() && targets.iter().all(|target| target.failure.is_none());
     if context.json {
         context.print_json(&Rehearsal { version: report::VERSION, targets })?;

@@ -102,7 +102,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         resolve: if arguments.system_resolver { Resolve::System } else { Resolve::Loopback },
         ..Options::default()
     };
-    setup::runtime()?.block_on(async {
+    setup::block_on(async {
         let ca = DevCa::start(options, Arc::clone(&context.world.clock)).await.map_err(refused)?;
         crate::store::write_public(&arguments.root, ca.root_pem().as_bytes())?;
         let (directory, root) = (ca.directory(), &arguments.root);
@@ -118,5 +118,5 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         while !matches!(signals.recv().await, Some(Request::Stop(_)) | None) {}
         ca.stop().await;
         Ok(Exit::Well)
-    })
+    })?
 }

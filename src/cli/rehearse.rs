@@ -48,7 +48,7 @@ struct Rehearsed {
 }
 
 pub(crate) fn run(context: &Context, config: &Config) -> Result<Exit, Stop> {
-    let (rehearsals, stopped) = setup::runtime()?.block_on(rehearse(context, config))?;
+    let (rehearsals, stopped) = setup::block_on(rehearse(context, config))??;
     let failed = rehearsals.iter().any(|rehearsed| rehearsed.failure.is_some());
     let not_rehearsed = not_rehearsed(config);
     let rehearsal = Rehearsal { version: report::VERSION, rehearsals, not_rehearsed };

@@ -53,10 +53,10 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
 pub(crate) type Passed = (Outcome, Option<&'static str>);
 
 fn pass(context: &Context, config: Config, request: Request) -> Result<Passed, Stop> {
-    setup::runtime()?.block_on(async {
+    setup::block_on(async {
         let shared = setup::shared(context, &config)?;
         one_pass(context, shared, config, request).await
-    })
+    })?
 }
 
 /// One pass over the configuration, as `request` says

@@ -57,7 +57,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         return Err(Stop::unexpected("no such certificate"));
     };
     let name = certificate.name.clone();
-    setup::runtime()?.block_on(async {
+    setup::block_on(async {
         let shared = setup::shared(context, &config)?;
         let _at_work = shared.at_work().await?;
         let Some(_lock) = shared.store.lock_certificate(&name)? else {
@@ -116,7 +116,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
             Some(&format!("`certkeep renew {}` {next}", arguments.name)),
         )?;
         Ok(Exit::Well)
-    })
+    })?
 }
 
 /// Let no target stay with a generation that the operator went back to before it was revoked

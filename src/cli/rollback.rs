@@ -47,13 +47,13 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         return original(context, &config, &certificate, &targets);
     }
     let names: Vec<_> = targets.iter().map(|target| target.name.clone()).collect();
-    setup::runtime()?.block_on(async {
+    setup::block_on(async {
         let shared = setup::shared(context, &config)?;
         attended(context, shared, async |shared, _| {
             go_back(shared, certificate, &targets, arguments).await
         })
         .await
-    })?;
+    })??;
     let report = plan::observe(context, &config, Request::None);
     plan::print(context, &report, Report::status)?;
     let well = match arguments.targets.is_empty() {
@@ -257,23 +257,24 @@ fn original(
     certificate: &Certificate,
     targets: &[Target],
 ) -> Result<Exit, Stop> {
-    let runtime = setup::runtime()?;
-    let _within = runtime.enter();
-    let shared = setup::shared(context, config)?;
-    let _at_work = runtime.block_on(shared.at_work())?;
-    let store = &shared.store;
-    let Some(_lock) = store.lock_certificate(&certificate.name)? else {
-        return Err(deploy::held(&certificate.name));
-    };
-    // All of it, or nothing: a target that has none is found before another one is changed.
-    for target in targets {
-        if !store.has_original(certificate, target)? {
+    setup::block_on(async {
+        let shared = setup::shared(context, config)?;
+        let _at_work = shared.at_work().await?;
+        let store = &shared.store;
+        let Some(_lock) = store.lock_certificate(&certificate.name)? else {
+            return Err(deploy::held(&certificate.name));
+        };
+        // All of it, or nothing: a target that has none is found before another one is changed.
+        for target in targets {
+            if !store.has_original(certificate, target)? {
+                store.restore_original(certificate, target)?;
+            }
+        }
+        for target in targets {
             store.restore_original(certificate, target)?;
         }
-    }
-    for target in targets {
-        store.restore_original(certificate, target)?;
-    }
+        Ok(())
+    })??;
     context.tell(
         &format!("{}: the files from before certkeep are back", certificate.name),
         Some(

@@ -10,7 +10,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit, Stop> {
     let config_stamp = FileStamp::of(&context.config_path);
     let config = context.config()?;
     setup::refuse_empty(&config)?;
-    setup::runtime()?.block_on(async {
+    setup::block_on(async {
         let shared = setup::shared(context, &config)?;
         let Some(_lock) = shared.store.lock_run()? else {
             let shown = config.state_dir.display();
@@ -31,7 +31,7 @@ pub(crate) fn run(context: &Context) -> Result<Exit, Stop> {
         };
         Agent::new(shared, config).run(controls).await?;
         Ok(Exit::Well)
-    })
+    })?
 }
 
 /// The signals of the process, as they come

@@ -5,6 +5,7 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::agent::{Events, Secrets, Shared};
 use crate::challenge::Solver;
@@ -12,6 +13,7 @@ use crate::cli::{Context, Exit, Stop, selected};
 use crate::config::Config;
 use crate::event::{Event, Level};
 use crate::log::{Format, Log};
+use crate::resolver;
 use crate::store::Store;
 
 /// Only the named certificates; all of them if none is named
@@ -64,17 +66,23 @@ pub(crate) fn solver(context: &Context) -> Result<Solver, Stop> {
 }
 
 /// One thread for the loop and its network, a few for the disk
-pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, Stop> {
+///
+/// It ends although a resolver or a network file system keeps a thread.
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Stop> {
     leave_room_for_sockets()?;
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(DISK_THREADS)
-        .build()
-        .map_err(Stop::unexpected)
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let built = builder.enable_all().max_blocking_threads(DISK_THREADS).build();
+    let runtime = built.map_err(Stop::unexpected)?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_timeout(LAST_WRITES);
+    Ok(done)
 }
 
-/// A resolver that hangs holds twelve at most: six of `probe`, four of `acme`, two of `deploy`
-const DISK_THREADS: usize = 16;
+/// How long threads may go on when all is done: what they write then survives being cut off
+const LAST_WRITES: Duration = Duration::from_secs(2);
+
+/// A resolver that hangs holds no more than its own
+const DISK_THREADS: usize = 4 + resolver::TURNS;
 
 /// A runtime opens six files, and panics where the last of them cannot be had
 fn leave_room_for_sockets() -> Result<(), Stop> {
