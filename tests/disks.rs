@@ -330,3 +330,25 @@ fn attack(host: &Host, entry: &Path, trap: &Path, victim: &Path) -> (usize, usiz
     std::fs::remove_file(tally).unwrap();
     (runs, refused)
 }
+
+#[test]
+fn a_command_ends_although_the_resolver_hangs() {
+    if !inside("a_command_ends_although_the_resolver_hangs") {
+        return;
+    }
+    let folder = support::folder();
+    let (hosts, config) = (folder.path().join("hosts"), folder.path().join("certkeep.yaml"));
+    // The resolver waits there for somebody who writes.
+    assert!(Command::new(program("mkfifo")).arg(&hosts).status().unwrap().success());
+    std::mem::forget(Mount::bind(&hosts, "/etc/hosts".as_ref()));
+    let text = "state_dir: HOME/state\n\
+         issuers: { ca: { directory: \"https://ca.test/dir\", accept_terms: true } }\n\
+         defaults: { challenge: { http-01: { webroot: HOME } } }\n\
+         certificates: { a: { names: [a.test], dir: HOME/tls } }\n";
+    write(&config, text.replace("HOME", folder.path().to_str().unwrap()));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_certkeep"));
+    command.arg("--config").arg(&config).arg("renew");
+    let mut renewal = Daemon::start(&mut command, &folder.path().join("log")).unwrap();
+    let ended = renewal.wait(PATIENCE);
+    assert!(renewal.log().contains("0 of 1 certificates live"), "{ended:?}: {}", renewal.log());
+}
