@@ -1,7 +1,7 @@
 //! The listener of our own: there only while a challenge is pending, and tight.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
@@ -19,8 +19,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -36,7 +36,8 @@ pub(super) struct Listeners {
     pending: Mutex<HashMap<Token, Arc<Pending>>>,
     bound: Mutex<HashMap<SocketAddr, Bound>>,
     passed: Vec<SocketAddr>,
-    connections: Arc<Semaphore>,
+    /// Those that are open, the oldest first
+    connections: Mutex<VecDeque<AbortHandle>>,
     tasks: TaskTracker,
 }
 
@@ -73,7 +74,7 @@ impl Listeners {
             pending: Mutex::default(),
             bound: Mutex::default(),
             passed: addresses,
-            connections: Arc::new(Semaphore::new(CONNECTIONS)),
+            connections: Mutex::default(),
             tasks: TaskTracker::new(),
         });
         for socket in sockets {
@@ -154,9 +155,8 @@ impl Listeners {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    if let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() {
-                        self.tasks.spawn(Arc::clone(&self).serve(stream, permit));
-                    }
+                    let connection = self.tasks.spawn(Arc::clone(&self).serve(stream));
+                    self.make_room(connection.abort_handle());
                 }
                 // The peer's own doing; the next one may be fine.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -169,11 +169,19 @@ impl Listeners {
         }
     }
 
-    async fn serve(
-        self: Arc<Self>,
-        stream: impl AsyncRead + AsyncWrite + Unpin,
-        _permit: OwnedSemaphorePermit,
-    ) {
+    /// End the oldest connection where this is one too many: whoever came to ask has asked by then
+    fn make_room(&self, newest: AbortHandle) {
+        let mut open = lock(&self.connections);
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(newest);
+    }
+
+    async fn serve(self: Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let answer =
             service_fn(|request| std::future::ready(Ok::<_, Infallible>(self.answer(&request))));
         let connection = http1::Builder::new()
@@ -280,7 +288,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// <https://www.rfc-editor.org/rfc/rfc8555#section-8.3>
 const PREFIX: &str = "/.well-known/acme-challenge/";
-/// Connections at once; a further one is closed unread
+/// Connections at once
 const CONNECTIONS: usize = 256;
 /// How long a request's head may take
 const HEADER_DEADLINE: Duration = Duration::from_secs(5);

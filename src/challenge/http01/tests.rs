@@ -172,7 +172,6 @@ async fn a_head_of_nine_kilobytes_is_refused() {
 #[tokio::test(start_paused = true)]
 async fn a_slow_peer_is_cut_off() {
     let (listeners, _guard) = Listeners::new(Vec::new()).unwrap();
-    let permit = || Arc::clone(&listeners.connections).try_acquire_owned().unwrap();
 
     let (mut peer, ours) = duplex(1024);
     let begun = Instant::now();
@@ -184,7 +183,7 @@ async fn a_slow_peer_is_cut_off() {
             sleep(Duration::from_secs(1)).await;
         }
     };
-    tokio::join!(drip, Arc::clone(&listeners).serve(ours, permit()));
+    tokio::join!(drip, Arc::clone(&listeners).serve(ours));
     let took = begun.elapsed();
     assert!((HEADER_DEADLINE..CONNECTION_DEADLINE).contains(&took), "head: {took:?}");
 
@@ -194,12 +193,12 @@ async fn a_slow_peer_is_cut_off() {
     let never_reads = async {
         peer.write_all(request.as_bytes()).await.unwrap();
     };
-    tokio::join!(never_reads, Arc::clone(&listeners).serve(ours, permit()));
+    tokio::join!(never_reads, Arc::clone(&listeners).serve(ours));
     assert_eq!(begun.elapsed(), CONNECTION_DEADLINE, "answer");
 }
 
 #[tokio::test]
-async fn three_hundred_idle_connections_do_no_lasting_harm() {
+async fn three_hundred_idle_connections_keep_nobody_out() {
     let solver = Solver::new(Vec::new()).unwrap();
     let _published = publish(&solver, LOOPBACK, &challenge("example.com", TOKEN)).await;
     let address = solver.addresses()[0];
@@ -212,10 +211,8 @@ async fn three_hundred_idle_connections_do_no_lasting_harm() {
         assert_eq!(idle.join_next().await.unwrap().unwrap(), 0, "beyond the cap");
     }
     assert_eq!(idle.len(), CONNECTIONS);
-    idle.shutdown().await;
-    while !ask(address, &get_token("example.com")).await.starts_with("HTTP/1.1 200") {
-        tokio::task::yield_now().await;
-    }
+    let answer = ask(address, &get_token("example.com")).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "whoever asks gets in: {answer}");
 }
 
 #[tokio::test]
