@@ -70,6 +70,7 @@ pub(super) fn lower(raw: &RawConfig, base: &Path, faults: &mut Faults) -> Result
     let mut claims = Vec::with_capacity(certificates.0.len());
     let certificates = certificates_of(certificates, &context, &mut claims, &root, faults);
     unique::outputs(&claims, state_dir.as_deref().ok(), faults);
+    unique::triggers(&claims, state_dir.as_deref().ok(), faults);
     unique::in_haproxy(&certificates, faults);
     Ok(Config {
         state_dir: state_dir?,

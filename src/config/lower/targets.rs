@@ -28,9 +28,11 @@ pub(super) fn targets<'a>(
         let placement =
             Placement { dir: raw.dir.as_ref(), files: raw.files.as_deref(), copy: raw.copy };
         let files = files::files(key, &placement, context.base, at, faults);
-        claims.extend(files.as_ref().ok().map(|files| Claim::new(key, None, files)));
+        let claim = files.as_ref().ok().map(|files| Claim::new(key, None, files));
         let name = Ok(TargetName::default());
-        return Ok(vec![target(name, files, raw.deploy.as_ref(), context, at, faults)?]);
+        let target = target(name, files, raw.deploy.as_ref(), context, at, faults);
+        claims.extend(claim.map(|claim| claim.reloaded_as(target.as_ref().ok())));
+        return Ok(vec![target?]);
     };
     let beside = [
         ("dir", raw.dir.is_some()),
@@ -54,9 +56,11 @@ pub(super) fn targets<'a>(
         let placement =
             Placement { dir: raw.dir.as_ref(), files: raw.files.as_deref(), copy: raw.copy };
         let files = files::files(key, &placement, context.base, &at, faults);
-        claims.extend(files.as_ref().ok().map(|files| Claim::new(key, Some(index), files)));
+        let claim = files.as_ref().ok().map(|files| Claim::new(key, Some(index), files));
         let name = name(raw, &at, faults);
-        match target(name, files, raw.deploy.as_ref(), context, &at, faults) {
+        let target = target(name, files, raw.deploy.as_ref(), context, &at, faults);
+        claims.extend(claim.map(|claim| claim.reloaded_as(target.as_ref().ok())));
+        match target {
             Ok(target) if targets.iter().any(|known| known.name == target.name) => {
                 let message = format!("`{}` is there already", target.name);
                 let remedy = "give each target a name of its own";

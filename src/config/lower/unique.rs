@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::config::fault::{At, Faults};
 use crate::config::lower::files::Files;
-use crate::config::{Certificate, Layout, Reload, Socket};
+use crate::config::{Certificate, Layout, Reload, Socket, Target};
 use crate::name::CertName;
 
-/// The outputs of one target of a certificate, whatever else is wrong with it
+/// The outputs and the reload of one target of a certificate, whatever else is wrong with it
 pub(super) struct Claim<'a> {
     /// The certificate, as the file calls it
     certificate: &'a str,
@@ -18,6 +18,8 @@ pub(super) struct Claim<'a> {
     target: Option<usize>,
     dir: Option<PathBuf>,
     paths: Vec<PathBuf>,
+    /// Unknown where something is wrong with the target
+    reload: Option<Reload>,
 }
 
 impl<'a> Claim<'a> {
@@ -31,7 +33,21 @@ impl<'a> Claim<'a> {
             Layout::Copy | Layout::Links => None,
         };
         let paths = outputs.iter().map(|output| output.path.clone()).collect();
-        Self { certificate, target, dir, paths }
+        Self { certificate, target, dir, paths, reload: None }
+    }
+
+    pub(super) fn reloaded_as(self, target: Option<&Target>) -> Self {
+        Self { reload: target.and_then(|target| target.reload.clone()), ..self }
+    }
+
+    /// With the place of the target in the file
+    fn located<T>(&self, then: impl FnOnce(&At<'_>) -> T) -> T {
+        let root = At::Root;
+        let under = root.key("certificates");
+        let certificate = under.key(self.certificate);
+        let targets = certificate.key("targets");
+        let target = self.target.map(|index| targets.index(index));
+        then(target.as_ref().unwrap_or(&certificate))
     }
 
     fn outputs(&self) -> impl Iterator<Item = Placed<'_>> {
@@ -48,9 +64,7 @@ pub(super) fn outputs(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &m
     for output in outputs() {
         let path = output.path.display();
         if state_dir.is_some_and(|state_dir| is_within(output.path, state_dir)) {
-            let message =
-                format!("`{path}` is in the state directory, which certkeep keeps for itself");
-            clashes.add(&output, message, "choose a path outside `state_dir`");
+            clashes.add(&output, format!("`{path}` {IN_STATE_DIR}"), OUTSIDE);
         }
         if let Some(owner) = owners.insert(output.path.as_os_str(), output.claim.certificate) {
             let message = format!("`{path}` is an output of `{owner}` already");
@@ -82,6 +96,38 @@ pub(super) fn outputs(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &m
             let message = format!("`{path}` is below `{above}`, which is a file of `{owner}`");
             clashes.add(&output, message, "move one of the two");
         }
+    }
+}
+
+/// No trigger where an output or the state is, which it would replace
+pub(super) fn triggers(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &mut Faults) {
+    let mut owners: HashMap<&OsStr, &str> = HashMap::with_capacity(claims.len() * 5);
+    for claim in claims {
+        let paths = claim.paths.iter().chain(&claim.dir);
+        owners.extend(paths.map(|path| (path.as_os_str(), claim.certificate)));
+    }
+    for claim in claims {
+        let Some(Reload::Trigger(trigger)) = &claim.reload else { continue };
+        let path = trigger.display();
+        let owned = |at: &Path| owners.get(at.as_os_str()).copied();
+        let above = || trigger.ancestors().skip(1).find_map(|at| Some((at.display(), owned(at)?)));
+        let (message, remedy) = if state_dir.is_some_and(|dir| is_within(trigger, dir)) {
+            (format!("`{path}` {IN_STATE_DIR}"), OUTSIDE)
+        } else if let Some(owner) = owned(trigger) {
+            let message =
+                format!("`{path}` is an output of `{owner}`, which the trigger would replace");
+            (message, ELSEWHERE)
+        } else if let Some((above, owner)) = above() {
+            let message = format!("`{path}` is below `{above}`, which is an output of `{owner}`");
+            (message, ELSEWHERE)
+        } else {
+            continue;
+        };
+        claim.located(|at| {
+            let deploy = at.key("deploy");
+            let reload = deploy.key("reload");
+            faults.value(&reload.key("trigger"), message, remedy)
+        });
     }
 }
 
@@ -130,18 +176,20 @@ struct Clashes<'a, 'f> {
 
 impl<'a> Clashes<'a, '_> {
     fn add(&mut self, output: &Placed<'a>, message: String, remedy: &str) {
-        let root = At::Root;
-        let under = root.key("certificates");
-        let certificate = under.key(output.claim.certificate);
-        let targets = certificate.key("targets");
-        let target = output.claim.target.map(|index| targets.index(index));
-        let at = target.as_ref().unwrap_or(&certificate);
-        if output.claim.dir.is_none() {
-            let files = at.key("files");
-            let file = files.index(output.index);
-            self.faults.value(&file.key("path"), message, remedy);
-        } else if self.in_dirs.insert((output.claim.certificate, output.claim.target)) {
-            self.faults.value(&at.key("dir"), message, remedy);
-        }
+        output.claim.located(|at| {
+            if output.claim.dir.is_none() {
+                let files = at.key("files");
+                let file = files.index(output.index);
+                self.faults.value(&file.key("path"), message, remedy);
+            } else if self.in_dirs.insert((output.claim.certificate, output.claim.target)) {
+                self.faults.value(&at.key("dir"), message, remedy);
+            }
+        });
     }
 }
+
+const IN_STATE_DIR: &str = "is in the state directory, which certkeep keeps for itself";
+
+const OUTSIDE: &str = "choose a path outside `state_dir`";
+
+const ELSEWHERE: &str = "give the trigger a path where no certificate goes";
