@@ -56,6 +56,20 @@ fn every_invalid_file_has_the_messages_beside_it() {
 }
 
 #[test]
+fn a_byte_order_mark_changes_nothing() {
+    for directory in ["valid", "invalid"] {
+        for file in yaml_in(&format!("tests/fixtures/config/{directory}")) {
+            let text = fs::read_to_string(&file).unwrap();
+            let read = |text: &str| match parse(text, "certkeep.yaml") {
+                Ok(config) => format!("{config:?}"),
+                Err(errors) => errors.to_string(),
+            };
+            assert_eq!(read(&format!("\u{feff}{text}")), read(&text), "{}", file.display());
+        }
+    }
+}
+
+#[test]
 fn every_mistake_of_form_is_one_for_the_schema_too() {
     let fits = Schema::compile();
     for name in ["misspelt", "kinds", "list", "tag", "follow-ups"] {

@@ -18,6 +18,8 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
             "check that it is the right file".to_owned(),
         ));
     }
+    // Editors put a byte order mark first, and the YAML reader takes it for a document.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // Aliases can blow a small text up. Counting costs time, and hardly any text has an anchor.
     if text.contains('&') {
         Tree::read(text).map_err(|error| unreadable(text, file, error))?;
