@@ -71,7 +71,7 @@ pub(super) fn lower(raw: &RawConfig, base: &Path, faults: &mut Faults) -> Result
     let certificates = certificates_of(certificates, &context, &mut claims, &root, faults);
     unique::outputs(&claims, state_dir.as_deref().ok(), faults);
     unique::triggers(&claims, state_dir.as_deref().ok(), faults);
-    unique::in_haproxy(&certificates, faults);
+    unique::in_haproxy(&claims, faults);
     Ok(Config {
         state_dir: state_dir?,
         allow_volatile_state: raw.allow_volatile_state.unwrap_or_default(),

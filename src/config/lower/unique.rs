@@ -1,14 +1,13 @@
 //! What only all certificates together can get wrong.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::fault::{At, Faults};
 use crate::config::lower::files::Files;
-use crate::config::{Certificate, Layout, Reload, Socket, Target};
-use crate::name::CertName;
+use crate::config::{Layout, Reload, Socket, Target};
 
 /// The outputs and the reload of one target of a certificate, whatever else is wrong with it
 pub(super) struct Claim<'a> {
@@ -138,26 +137,24 @@ fn is_within(path: &Path, directory: &Path) -> bool {
 }
 
 /// No two certificates under one name in one HAProxy, where the last would replace the others
-pub(super) fn in_haproxy(certificates: &BTreeMap<CertName, Certificate>, faults: &mut Faults) {
-    let mut owners: HashMap<(&Socket, &str), &CertName> = HashMap::new();
-    for (name, certificate) in certificates {
-        for target in &certificate.targets {
-            let Some(Reload::Haproxy { socket, certificate: Some(known), .. }) = &target.reload
-            else {
-                continue;
-            };
-            if let Some(owner) = owners.insert((socket, known), name) {
-                let root = At::Root;
-                let under = root.key("certificates");
-                let certificate = under.key(name.as_str());
-                let deploy = certificate.key("deploy");
-                let reload = deploy.key("reload");
-                let haproxy = reload.key("haproxy");
-                let message = format!("`{known}` is the certificate of `{owner}` already");
-                let remedy = "give each the name that HAProxy has for it, or leave the key out";
-                faults.value(&haproxy.key("certificate"), message, remedy);
-            }
+pub(super) fn in_haproxy(claims: &[Claim<'_>], faults: &mut Faults) {
+    let mut owners: HashMap<(&Socket, &str), &str> = HashMap::new();
+    for claim in claims {
+        let Some(Reload::Haproxy { socket, certificate: Some(known), .. }) = &claim.reload else {
+            continue;
+        };
+        let owner = *owners.entry((socket, known)).or_insert(claim.certificate);
+        if owner == claim.certificate {
+            continue;
         }
+        claim.located(|at| {
+            let deploy = at.key("deploy");
+            let reload = deploy.key("reload");
+            let haproxy = reload.key("haproxy");
+            let message = format!("`{known}` is the certificate of `{owner}` already");
+            let remedy = "give each the name that HAProxy has for it, or leave the key out";
+            faults.value(&haproxy.key("certificate"), message, remedy)
+        });
     }
 }
 
