@@ -347,6 +347,21 @@ fn without_defaults_the_safe_choice_is_made() {
 }
 
 #[test]
+fn an_issuer_that_is_its_own_directory_for_tests_rehearses_with_its_external_account() {
+    for staging in ["", ", staging: google-staging"] {
+        let eab = "eab: { key_id: k, hmac_key_file: /k }";
+        let text = format!(
+            "issuers: {{ g: {{ directory: google-staging, accept_terms: true, {eab}{staging} }} }}\n\
+             allow_empty: true\n"
+        );
+        let config = parse(&text, "certkeep.yaml").unwrap();
+        let issuer = config.issuer(&IssuerName::parse("g").unwrap()).unwrap();
+        assert!(issuer.eab.is_some());
+        assert_eq!(issuer.staging.as_ref().unwrap().eab, issuer.eab, "{staging}");
+    }
+}
+
+#[test]
 fn errors_are_data_too() {
     let text = "state_dir: /\ncertificates:\n  a: 5\n";
     let errors = parse(text, "certkeep.yaml").unwrap_err();

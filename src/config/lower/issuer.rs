@@ -35,18 +35,22 @@ pub(super) fn issuer(
     let field = at.key("proxy");
     let proxy = raw.proxy.as_ref().map(|text| proxy_url(text, &field, faults));
     terms?;
-    let ca_file = ca_file.transpose()?;
-    let staging = staging?
-        .map(|staging| Staging { ca_file: staging.ca_file.or_else(|| ca_file.clone()), ..staging });
+    let (ca_file, eab, directory) = (ca_file.transpose()?, eab.transpose()?, directory?.url);
+    let staging = staging?.map(|staging| Staging {
+        ca_file: staging.ca_file.or_else(|| ca_file.clone()),
+        // One directory has one account.
+        eab: staging.eab.or_else(|| eab.clone().filter(|_| staging.directory == directory)),
+        ..staging
+    });
     Ok(Issuer {
         name: name?,
-        directory: directory?.url,
+        directory,
         staging,
         ca_file,
         insecure_loopback,
         allowed_hosts: allowed_hosts?,
         contact: contact?,
-        eab: eab.transpose()?,
+        eab,
         profile: profile.transpose()?,
         proxy: proxy.transpose()?,
     })
