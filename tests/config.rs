@@ -405,6 +405,27 @@ fn a_text_without_end_is_not_read() {
 }
 
 #[test]
+fn brackets_without_end_are_refused_at_once() {
+    for bracket in ["[", "{", "[{"] {
+        let start = Instant::now();
+        let deep = format!("a: [x]\nb: {}", bracket.repeat(60_000));
+        let errors = parse(&deep, "certkeep.yaml").unwrap_err();
+        let first = &errors.errors[0];
+        assert!(errors.to_string().contains("nested too deep"), "{errors}");
+        assert_eq!((first.line, first.column), (2, 1));
+        // Quadratic, it takes half a minute without optimisation.
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+    for deep in ["- ".repeat(60_000), "? ".repeat(60_000)] {
+        let start = Instant::now();
+        assert!(parse(&deep, "certkeep.yaml").is_err());
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    }
+    let closed = "  # [::1]:443 {}\n".repeat(5_000);
+    parse(&format!("{closed}{MINIMAL}{closed}"), "certkeep.yaml").unwrap();
+}
+
+#[test]
 fn a_thousand_certificates_and_a_thousand_mistakes_take_no_time() {
     let mut text = String::from(
         "issuers: { le: { directory: letsencrypt, accept_terms: true } }\ncertificates:\n",

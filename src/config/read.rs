@@ -20,6 +20,14 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
     }
     // Editors put a byte order mark first, and the YAML reader takes it for a document.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some(line) = too_deep(text) {
+        return Err(ConfigErrors::whole(
+            file,
+            Place { line, column: 1 },
+            format!("is nested too deep: more than {DEPTH} brackets are open at once"),
+            "close every `[` and `{`, and check that it is the right file".to_owned(),
+        ));
+    }
     // Aliases can blow a small text up. Counting costs time, and hardly any text has an anchor.
     if text.contains('&') {
         Tree::read(text).map_err(|error| unreadable(text, file, error))?;
@@ -46,6 +54,26 @@ pub(super) fn parse(text: &str, file: &Path) -> Result<Config, ConfigErrors> {
         return Err(unreadable(text, file, yaml_error(&error)));
     }
     errors_or(file, &tree, collected, faults, config)
+}
+
+/// The line where more brackets are open than the YAML reader has time for
+///
+/// It takes each further one with a look at all that are open. Those in quotes and comments count
+/// too, which no sound file has so many of without the other half.
+fn too_deep(text: &str) -> Option<usize> {
+    let (mut line, mut open) = (1_usize, 0_usize);
+    for byte in text.bytes() {
+        match byte {
+            b'\n' => line = line.saturating_add(1),
+            b'[' | b'{' => open = open.saturating_add(1),
+            b']' | b'}' => open = open.saturating_sub(1),
+            _ => {}
+        }
+        if open > DEPTH {
+            return Some(line);
+        }
+    }
+    None
 }
 
 fn checked(raw: &RawConfig, file: &Path, faults: &mut Faults) -> Option<Config> {
@@ -110,3 +138,6 @@ fn yaml_remedy(text: &str, place: Place, message: &str) -> String {
 
 /// The longest text that is read, in bytes
 const LIMIT: usize = 1 << 20;
+
+/// The most brackets that may be open at once; the YAML reader itself stops at 128, but late
+const DEPTH: usize = 1000;
