@@ -108,17 +108,12 @@ pub(super) fn triggers(claims: &[Claim<'_>], state_dir: Option<&Path>, faults: &
     for claim in claims {
         let Some(Reload::Trigger(trigger)) = &claim.reload else { continue };
         let path = trigger.display();
-        let owned = |at: &Path| owners.get(at.as_os_str()).copied();
-        let above = || trigger.ancestors().skip(1).find_map(|at| Some((at.display(), owned(at)?)));
         let (message, remedy) = if state_dir.is_some_and(|dir| is_within(trigger, dir)) {
             (format!("`{path}` {IN_STATE_DIR}"), OUTSIDE)
-        } else if let Some(owner) = owned(trigger) {
+        } else if let Some(owner) = owners.get(trigger.as_os_str()) {
             let message =
                 format!("`{path}` is an output of `{owner}`, which the trigger would replace");
-            (message, ELSEWHERE)
-        } else if let Some((above, owner)) = above() {
-            let message = format!("`{path}` is below `{above}`, which is an output of `{owner}`");
-            (message, ELSEWHERE)
+            (message, "give the trigger a path of its own")
         } else {
             continue;
         };
@@ -188,5 +183,3 @@ impl<'a> Clashes<'a, '_> {
 const IN_STATE_DIR: &str = "is in the state directory, which certkeep keeps for itself";
 
 const OUTSIDE: &str = "choose a path outside `state_dir`";
-
-const ELSEWHERE: &str = "give the trigger a path where no certificate goes";
