@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use support::mounts::{Mount, inside};
-use support::{folder, free_port, on_one_line, program, read, write};
+use support::{folder, free_port, on_one_line, program, read, tree, write};
 
 #[test]
 fn every_refusal_has_its_exit_code_and_a_hint() {
@@ -257,6 +257,42 @@ fn what_was_rolled_back_says_so_and_what_was_revoked_is_not_well() {
     assert_eq!(status.status.code(), Some(1));
     let site = json(&status)["certificates"][0].clone();
     assert_eq!((&site["state"], &site["revoked"]), (&"live".into(), &true.into()), "{site}");
+}
+
+#[test]
+fn no_command_sets_a_damaged_record_aside_without_a_word() {
+    let host = Host::new();
+    let _ca = host.ca();
+    host.well(&["renew"]);
+    host.well(&["renew", "--force"]);
+    let accounts = host.path().join("state/accounts");
+    let account = std::fs::read_dir(&accounts).unwrap().next().unwrap().unwrap().path();
+    let account = account.join("account.json");
+    let whole = read(&account);
+    write(&account, "junk");
+    let before = tree(&accounts);
+    let shown = host.well(&["account", "show"]);
+    let text = on_one_line(&String::from_utf8_lossy(&shown.stderr));
+    assert!(text.contains("account.json cannot be used"), "{text}");
+    let checked = host.certkeep(&["check"]);
+    let text = on_one_line(&String::from_utf8_lossy(&checked.stdout));
+    assert_eq!(checked.status.code(), Some(1), "{text}");
+    assert!(text.contains("error: issuers.dev: ") && text.contains("cannot be used"), "{text}");
+    assert_eq!(tree(&accounts), before, "a check changes nothing");
+    write(&account, whole);
+    let home = host.path().join("state/certificates/site");
+    for (arguments, damaged) in [
+        (&["rollback", "site"][..], &["attempts.json", "deploy.json"][..]),
+        (&["revoke", "site", "--reason", "superseded"], &["attempts.json", "deploy.json"]),
+    ] {
+        damaged.iter().for_each(|record| write(home.join(record), "junk"));
+        let output = host.well(arguments);
+        let text = on_one_line(&String::from_utf8_lossy(&output.stderr));
+        for record in damaged {
+            let kept = format!("{record}.corrupt-");
+            assert!(text.contains(&kept), "{arguments:?}: nothing of {kept}: {text}");
+        }
+    }
 }
 
 #[test]

@@ -67,10 +67,11 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
 
 fn show(context: &Context, config: &Config) -> Result<Exit, Stop> {
     let store = Store::open_read_only(config);
+    let events = context.events();
     let mut accounts = Vec::new();
     for issuer in config.issuers.values() {
         let (directory, key_id) = account_id(issuer);
-        let record = store.account(&directory, key_id.as_deref(), &mut |_| ())?;
+        let record = store.account(&directory, key_id.as_deref(), &mut |event| events(event))?;
         accounts.push(Account {
             issuer: issuer.name.clone(),
             directory,
@@ -151,7 +152,8 @@ fn change(
         }
         let session = shared.sessions.open(&shared, config, &issuer.name).await?;
         let (directory, key_id) = account_id(issuer);
-        let record = shared.store.account(&directory, key_id.as_deref(), &mut |_| ())?;
+        let mut tell = |event| shared.tell(event);
+        let record = shared.store.account(&directory, key_id.as_deref(), &mut tell)?;
         let record = record.ok_or_else(|| Stop::unexpected("the account's record is gone"))?;
         let write = |record: AccountRecord| -> Result<(), Stop> {
             Ok(shared.store.write_account(&record)?)

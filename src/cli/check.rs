@@ -10,6 +10,7 @@ use crate::cli::finding::{self, Finding};
 use crate::cli::{Context, Exit, Stop, rights, setup};
 use crate::config::{Certificate, ChallengeMethod, Config, Issuer, Reload};
 use crate::deploy;
+use crate::event::Event;
 use crate::failure::{Failure, Step};
 use crate::pem;
 use crate::store::Store;
@@ -173,7 +174,13 @@ async fn directory(findings: &mut Vec<Finding>, shared: &Shared, config: &Config
         }
     }
     let (directory, key_id) = account_id(issuer);
-    if let Ok(Some(record)) = shared.store.account(&directory, key_id.as_deref(), &mut |_| ())
+    let remedy = "restore it from a backup, or let `certkeep renew` make it anew";
+    let mut damaged = |event: Event| {
+        findings.push(Finding::wrong(&about, event.to_string(), remedy));
+    };
+    // Only to look: what is damaged stays where it is.
+    let kept = Store::open_read_only(config);
+    if let Ok(Some(record)) = kept.account(&directory, key_id.as_deref(), &mut damaged)
         && record.url.is_some()
         && let Err(failure) = shared.sessions.open(shared, config, &issuer.name).await
     {

@@ -1,9 +1,12 @@
 //! `certkeep revoke`: the CA takes a certificate back.
 
+use std::sync::Arc;
+
 use clap::{Args, ValueEnum};
 
 use crate::acme::RevocationReason;
 use crate::cli::{Context, Exit, Stop, deploy, setup};
+use crate::event::Event;
 use crate::name::CertName;
 use crate::pem;
 use crate::record::{Attempts, DeployRecord, GenerationMeta, VERSION};
@@ -94,14 +97,16 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
         let leaf = chain.first().ok_or_else(|| Stop::unexpected("an empty generation"))?;
         session.revoke(leaf, arguments.reason.into()).await?;
         let GenerationMeta { number, fingerprint, .. } = generation.meta;
+        let events = Arc::clone(&shared.events);
         let newest = shared
             .on_disk(move |store| {
-                let mut attempts = store.attempts(&name, &mut |_| ())?;
+                let mut tell = |event| events(event);
+                let mut attempts = store.attempts(&name, &mut tell)?;
                 let kept = store.generations(&name)?;
                 attempts.revoked.retain(|one| kept.iter().any(|meta| meta.fingerprint == *one));
                 attempts.revoked.insert(fingerprint);
                 // Once it is known to be revoked, nothing else ends a pin.
-                leave(store, &name, number)?;
+                leave(store, &name, number, &mut tell)?;
                 store.write_attempts(&name, &Attempts { version: VERSION, ..attempts })?;
                 Ok(kept.iter().map(|meta| meta.number).max())
             })
@@ -120,8 +125,13 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
 }
 
 /// Let no target stay with a generation that the operator went back to before it was revoked
-fn leave(store: &Store, name: &CertName, number: u32) -> Result<(), StoreError> {
-    let mut all = store.deploy(name, &mut |_| ())?;
+fn leave(
+    store: &Store,
+    name: &CertName,
+    number: u32,
+    report: &mut dyn FnMut(Event),
+) -> Result<(), StoreError> {
+    let mut all = store.deploy(name, report)?;
     let mut ended = false;
     for record in all.targets.values_mut().filter(|record| record.generation == number) {
         ended |= record.pinned_over.take().is_some();
