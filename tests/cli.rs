@@ -296,6 +296,19 @@ fn no_command_sets_a_damaged_record_aside_without_a_word() {
 }
 
 #[test]
+fn an_account_that_is_not_there_is_not_registered_to_be_changed() {
+    let host = Host::new();
+    let _ca = host.ca();
+    for change in ["rollover", "deactivate"] {
+        let output = host.certkeep(&["account", change]);
+        let text = on_one_line(&String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.status.code(), Some(1), "{change}: {text}");
+        assert!(text.contains("there is no account at issuer `dev` yet"), "{change}: {text}");
+        assert!(tree(&host.path().join("state/accounts")).is_empty(), "{change}");
+    }
+}
+
+#[test]
 fn the_demo_renews_until_it_has_renewed_enough() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_certkeep"));
     let output = demo.args(["--json", "demo", "--renewals", "1", "--lifetime", "10"]).output();

@@ -150,9 +150,18 @@ fn change(
                 None => return Err(super::deploy::held(name)),
             }
         }
-        let session = shared.sessions.open(&shared, config, &issuer.name).await?;
         let (directory, key_id) = account_id(issuer);
         let mut tell = |event| shared.tell(event);
+        let record = shared.store.account(&directory, key_id.as_deref(), &mut tell)?;
+        // Opening a session would register one.
+        if record.is_none_or(|record| record.url.is_none()) {
+            let message = format!(
+                "there is no account at issuer `{}` yet\n  hint: `certkeep renew` registers one",
+                issuer.name
+            );
+            return Err(Stop::new(Exit::Failed, message));
+        }
+        let session = shared.sessions.open(&shared, config, &issuer.name).await?;
         let record = shared.store.account(&directory, key_id.as_deref(), &mut tell)?;
         let record = record.ok_or_else(|| Stop::unexpected("the account's record is gone"))?;
         let write = |record: AccountRecord| -> Result<(), Stop> {
