@@ -309,6 +309,26 @@ fn an_account_that_is_not_there_is_not_registered_to_be_changed() {
 }
 
 #[test]
+fn what_was_revoked_is_replaced_although_it_is_new_and_under_force_at_the_latest() {
+    let host = Host::new();
+    let _ca = host.ca();
+    let revoke = || {
+        let output = host.well(&["revoke", "site", "--reason", "superseded"]);
+        on_one_line(&String::from_utf8_lossy(&output.stdout))
+    };
+    host.well(&["renew"]);
+    host.well(&["renew", "--force"]);
+    let text = revoke();
+    assert!(text.contains("`certkeep renew site` orders another one"), "{text}");
+    host.well(&["renew", "site"]);
+    host.well(&["renew", "--force"]);
+    let text = revoke();
+    assert!(text.contains("`certkeep renew --force site` orders another one"), "{text}");
+    assert_eq!(host.certkeep(&["renew", "site"]).status.code(), Some(1));
+    host.well(&["renew", "--force", "site"]);
+}
+
+#[test]
 fn the_demo_renews_until_it_has_renewed_enough() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_certkeep"));
     let output = demo.args(["--json", "demo", "--renewals", "1", "--lifetime", "10"]).output();

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 
 use crate::acme::RevocationReason;
-use crate::cli::{Context, Exit, Stop, deploy, setup};
+use crate::cli::{Context, Exit, Stop, deploy, plan, setup};
 use crate::event::Event;
 use crate::name::CertName;
 use crate::pem;
+use crate::plan::Request;
 use crate::record::{Attempts, DeployRecord, GenerationMeta, VERSION};
 use crate::store::{Store, StoreError};
 
@@ -112,14 +113,17 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
             })
             .await
             .map_err(|error: StoreError| Stop::from(error))?;
-        let next = match newest {
-            Some(newest) if newest > number => format!("has generation {newest} in its place"),
-            _ => "orders another one".to_owned(),
+        let report = plan::observe(context, &config, Request::Now);
+        let is_held_back = report.certificates.iter().any(|it| it.held_back.is_some());
+        let name = &arguments.name;
+        let hint = match newest {
+            Some(newest) if newest > number => {
+                format!("`certkeep renew {name}` has generation {newest} in its place")
+            }
+            _ if is_held_back => format!("`certkeep renew --force {name}` orders another one"),
+            _ => format!("`certkeep renew {name}` orders another one"),
         };
-        context.tell(
-            &format!("generation {number} is revoked"),
-            Some(&format!("`certkeep renew {}` {next}", arguments.name)),
-        )?;
+        context.tell(&format!("generation {number} is revoked"), Some(&hint))?;
         Ok(Exit::Well)
     })?
 }

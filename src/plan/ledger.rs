@@ -40,14 +40,10 @@ fn spacing(issued: &IssuedRecord) -> Duration {
 /// From how many recent successes on another order is refused
 const fn tolerated(reason: &Reason) -> usize {
     match reason {
-        // The operator's own change cannot repeat itself; Let's Encrypt allows 5 in a week.
-        Reason::Drift(_) => 4,
+        // What the operator did cannot repeat itself; Let's Encrypt allows 5 in a week.
+        Reason::Drift(_) | Reason::Revoked => 4,
         // One replacement at once is right, a second one is a loop.
-        Reason::Damaged
-        | Reason::Emergency
-        | Reason::Missing
-        | Reason::RenewalInfo { .. }
-        | Reason::Revoked => 2,
+        Reason::Damaged | Reason::Emergency | Reason::Missing | Reason::RenewalInfo { .. } => 2,
         _ => 1,
     }
 }
