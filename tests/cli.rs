@@ -186,17 +186,19 @@ fn who_may_not_look_is_told_so() {
     // The build's directory may be closed to others, so the binary comes along.
     let program = host.path().join("certkeep");
     std::fs::copy(env!("CARGO_BIN_EXE_certkeep"), &program).unwrap();
-    let output = Command::new("setpriv")
-        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-        .arg(&program)
-        .arg("status")
-        .env("CERTKEEP_CONFIG", host.path().join("certkeep.yaml"))
-        .current_dir("/")
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("Permission denied") && text.contains("run it as root"), "{text}");
+    for looking in [&["status"][..], &["renew", "--dry-run"]] {
+        let output = Command::new("setpriv")
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .args(looking)
+            .env("CERTKEEP_CONFIG", host.path().join("certkeep.yaml"))
+            .current_dir("/")
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{looking:?}: {text}");
+        assert!(text.contains("Permission denied") && text.contains("run it as root"), "{text}");
+    }
 }
 
 #[test]

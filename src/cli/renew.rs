@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::plan::Request;
 use crate::report::Report;
 use crate::signal;
+use crate::store::Store;
 
 /// Do once what is due, and end
 #[derive(Debug, Args)]
@@ -38,6 +39,7 @@ pub(crate) fn run(context: &Context, arguments: &Arguments) -> Result<Exit, Stop
     }
     let request = if arguments.force { Request::Force } else { Request::Now };
     if arguments.dry_run {
+        Store::open_read_only(&config).readable()?;
         let report = plan::observe(context, &config, request);
         return plan::print(context, &report, Report::plan).map(|()| Exit::Well);
     }
