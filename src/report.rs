@@ -6,7 +6,9 @@ use serde::Serialize;
 
 use crate::failure::{Failure, FailureClass};
 use crate::name::{CertName, Identifier, TargetName};
-use crate::plan::{Action, Decision, DeployReason, HeldBack, Observed, Plan, Snapshot, State};
+use crate::plan::{
+    Action, Decision, DeployReason, HeldBack, Observed, ObservedTarget, Plan, Snapshot, State,
+};
 use crate::text::{Count, External, fitting};
 use crate::time::{Rough, Timestamp};
 
@@ -110,7 +112,7 @@ pub struct TargetReport {
     pub live_at: Option<Timestamp>,
     /// Whether that was proven by a handshake
     pub verified: bool,
-    /// What is wrong with its files
+    /// What is wrong with its files, or with an older certificate that they hold
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<External>,
     /// The latest failure since it was last live
@@ -234,7 +236,11 @@ impl CertificateReport {
             back_from: seen.record.pinned_over,
             live_at: seen.record.live_at,
             verified: seen.record.live_at.is_some() && !seen.record.proven.is_empty(),
-            problem: seen.record.installed_at.and_then(|_| seen.outputs.problem()),
+            problem: seen
+                .record
+                .installed_at
+                .and_then(|_| seen.outputs.problem())
+                .or_else(|| refusable(now, seen, observed)),
             last_failure: seen.record.last_failure.as_deref().cloned(),
         });
         Self {
@@ -276,7 +282,7 @@ impl CertificateReport {
             && !self.expired
             && !self.revoked
             && self.open_failure().is_none()
-            && self.targets.iter().all(|target| target.last_failure.is_none())
+            && self.targets.iter().all(TargetReport::is_well)
     }
 
     /// The latest failure, unless nothing is wanted any more
@@ -336,6 +342,24 @@ impl CertificateReport {
             }
         }
     }
+}
+
+impl TargetReport {
+    /// Whether nothing is wrong with what is there, and the last deployment succeeded
+    pub const fn is_well(&self) -> bool {
+        self.problem.is_none() && self.last_failure.is_none()
+    }
+}
+
+/// Why clients would refuse what the files hold, where that is not the newest
+fn refusable(now: Timestamp, seen: &ObservedTarget, observed: &Observed) -> Option<External> {
+    let (leaf, number) = (seen.in_force.as_ref()?, seen.record.in_force()?);
+    let trouble = match leaf.not_after {
+        _ if observed.attempts.revoked.contains(&leaf.fingerprint) => "is revoked".to_owned(),
+        end if end <= now => format!("expired at {end}"),
+        _ => return None,
+    };
+    Some(External::new(format!("generation {number} is in force and {trouble}")))
 }
 
 /// How far the details of a certificate are indented

@@ -208,8 +208,9 @@ fn what_is_expired_comes_back_under_force_alone() {
     });
     site.certkeep(&["rollback", "site", "--to", "1"]).exits(1).says(&["1 expired at", "--force"]);
     assert_eq!(site.pair().leaf().fingerprint, long);
-    let forced = site.certkeep(&["rollback", "site", "--to", "1", "--force"]).run();
+    let forced = site.certkeep(&["rollback", "site", "--to", "1", "--force"]).exits(1);
     forced.says(&["`run` and `renew` go forward again at once"]);
+    forced.says(&["target `default`: generation 1 is in force and expired at"]);
     assert_ne!(site.pair().leaf().fingerprint, long);
     site.renew();
     assert_eq!(site.pair().leaf().fingerprint, long, "nobody stays on what is expired");
@@ -223,7 +224,12 @@ fn what_is_revoked_comes_back_under_force_alone() {
     site.renew().says(&["revoked"]);
     site.certkeep(&["rollback", "site"]).exits(1).says(&["generation 1 is revoked", "--force"]);
     site.certkeep(&["generations", "site"]).succeeds().says(&["    revoked"]);
-    site.certkeep(&["rollback", "site", "--force"]).succeeds();
+    for back in [&["rollback", "site", "--force"][..], &["status"], &["renew"]] {
+        let said = site.certkeep(back).exits(1);
+        said.says(&["target `default`: generation 1 is in force and is revoked"]);
+    }
+    let chosen = ["rollback", "site", "--to", "1", "--force", "--target", "default"];
+    site.certkeep(&chosen).exits(1);
 }
 
 #[test]

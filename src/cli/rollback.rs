@@ -248,7 +248,7 @@ fn pin(
 /// Whether these targets of a certificate are live, however the others are
 fn is_live(certificate: &CertificateReport, targets: &[TargetName]) -> bool {
     let mut chosen = certificate.targets.iter().filter(|target| targets.contains(&target.name));
-    chosen.all(|target| target.live_at.is_some() && target.last_failure.is_none())
+    chosen.all(|target| target.live_at.is_some() && target.is_well())
 }
 
 fn original(
