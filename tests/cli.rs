@@ -331,6 +331,21 @@ fn what_was_revoked_is_replaced_although_it_is_new_and_under_force_at_the_latest
 }
 
 #[test]
+fn an_endpoint_that_a_check_proposes_can_be_written_as_it_is() {
+    let host = Host::new();
+    let named = host.configuration().replace("[site.test]", "['2001:db8::1']");
+    host.write("certkeep.yaml", &named);
+    let output = host.well(&["check", "--offline"]);
+    let text = on_one_line(&String::from_utf8_lossy(&output.stdout));
+    assert!(text.contains(r#"try ["[2001:db8::1]:443"]"#), "{text}");
+    host.write(
+        "certkeep.yaml",
+        &format!("{named}    deploy: {{ verify: [\"[2001:db8::1]:443\"] }}\n"),
+    );
+    host.well(&["check", "--offline"]);
+}
+
+#[test]
 fn the_demo_renews_until_it_has_renewed_enough() {
     let mut demo = Command::new(env!("CARGO_BIN_EXE_certkeep"));
     let output = demo.args(["--json", "demo", "--renewals", "1", "--lifetime", "10"]).output();

@@ -1,6 +1,7 @@
 //! `certkeep check`: everything that would make a renewal fail, found before it does.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::path::Path;
 
 use clap::Args;
@@ -12,6 +13,7 @@ use crate::config::{Certificate, ChallengeMethod, Config, Issuer, Reload};
 use crate::deploy;
 use crate::event::Event;
 use crate::failure::{Failure, Step};
+use crate::name::Identifier;
 use crate::pem;
 use crate::store::Store;
 use crate::text::{Count, External};
@@ -69,7 +71,10 @@ fn targets(findings: &mut Vec<Finding>, store: Option<&Store>, certificate: &Cer
         let about_reload = format!("{about}.deploy.reload");
         findings.extend(reload.and_then(|reload| rights::reload(&about_reload, reload)));
         if target.verify.is_empty() {
-            let proposed = certificate.identifiers.first().map(|name| format!("{name}:443"));
+            let proposed = certificate.identifiers.first().map(|name| match name {
+                Identifier::Ip(IpAddr::V6(address)) => format!("[{address}]:443"),
+                name => format!("{name}:443"),
+            });
             findings.push(Finding::info(
                 format!("{about}.deploy.verify"),
                 format!(
