@@ -244,6 +244,12 @@ struct Refused<'a> {
     error: &'a str,
 }
 
+impl<'a> Refused<'a> {
+    const fn new(exit: Exit, error: &'a str) -> Self {
+        Self { version: report::VERSION, exit: exit.code(), error }
+    }
+}
+
 /// What a command that changes something prints with `--json` when there is nothing else to tell
 #[derive(Serialize)]
 struct Told<'a> {
@@ -308,8 +314,7 @@ impl Context {
     /// Say why a command cannot go on
     fn refuse(&self, stop: &Stop) {
         if self.json && !self.printed.load(Ordering::Relaxed) {
-            let (exit, error) = (stop.exit.code(), stop.message.as_str());
-            let refused = Refused { version: report::VERSION, exit, error };
+            let refused = Refused::new(stop.exit, &stop.message);
             // The line on standard error says the same.
             self.print_json(&refused).unwrap_or_default();
         }
@@ -388,6 +393,23 @@ pub(crate) fn selected_issuer(config: &Config, name: Option<&str>) -> Result<Iss
         let name = crate::text::External::new(name.unwrap_or_default());
         Stop::new(Exit::Unexpected, format!("no issuer `{name}` in the configuration\n{}", hint()))
     })
+}
+
+/// Say what is wrong with the arguments, or show the help that they ask for
+pub fn misused(error: &clap::Error, json: bool) -> Exit {
+    // Nobody is left to tell when this fails.
+    let shown = error.print();
+    if !error.use_stderr() {
+        return if shown.is_ok() { Exit::Well } else { Exit::Unexpected };
+    }
+    if json {
+        let text = error.to_string();
+        let refused = Refused::new(Exit::Unexpected, text.trim_start_matches("error: ").trim_end());
+        if let Ok(text) = serde_json::to_string_pretty(&refused) {
+            writeln!(io::stdout().lock(), "{text}").unwrap_or_default();
+        }
+    }
+    Exit::Unexpected
 }
 
 /// Do what the arguments say

@@ -12,11 +12,8 @@ fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
-            // Also the way that --help and --version end; nobody is left to tell if it fails.
-            return match error.print() {
-                Ok(()) if !error.use_stderr() => ExitCode::SUCCESS,
-                _ => cli::Exit::Unexpected.into(),
-            };
+            let json = std::env::args_os().any(|argument| argument == "--json");
+            return cli::misused(&error, json).into();
         }
     };
     cli::execute(arguments, world()).into()

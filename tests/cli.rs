@@ -68,12 +68,20 @@ fn too_few_open_files_are_said_to_be_too_few() {
 #[test]
 fn a_refusal_is_json_where_json_is_asked_for() {
     let host = Host::new();
-    for (arguments, code) in [(["plan", "nobody"], 2), (["--config=none.yaml", "check"], 78)] {
+    for (arguments, code) in [
+        (["plan", "nobody"], 2),
+        (["--config=none.yaml", "check"], 78),
+        (["revoke", "site"], 2),
+        (["plan", "--nonsense"], 2),
+    ] {
         let output = host.certkeep(&[&arguments[..], &["--json"]].concat());
         let refused = json(&output);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}");
         assert_eq!((&refused["version"], &refused["exit"]), (&1.into(), &code.into()));
-        assert!(refused["error"].is_string(), "{refused}");
+        let error = refused["error"].as_str().unwrap();
+        let first = error.lines().next().unwrap();
+        assert!(!error.starts_with("error: "), "{refused}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(first), "{output:?}");
     }
 }
 
