@@ -431,7 +431,8 @@ async fn dies_over_every_order(world: &World, dies_at: Resource) {
     assert_eq!(died, 3, "orders begun by 50 processes that died at {dies_at:?}");
     world.ca.clear_faults();
     world.clock.forward(Duration::from_secs(120));
-    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    let outcome = world.renew(&config, Request::Now).await;
+    assert!(outcome.report.all_well(), "{dies_at:?}: {}", outcome.report.status());
 }
 
 #[tokio::test]
