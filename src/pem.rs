@@ -2,7 +2,7 @@
 //!
 //! <https://www.rfc-editor.org/rfc/rfc7468>
 
-use rustls_pki_types::pem::{PemObject, SectionKind};
+use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 
@@ -114,20 +114,6 @@ impl Kind {
             Self::RsaPrivateKey => "RSA PRIVATE KEY",
         }
     }
-}
-
-/// Whether the text holds a section of some private key
-pub fn has_private_key(text: &[u8]) -> bool {
-    let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(text);
-    sections.any(|section| {
-        matches!(
-            section,
-            Ok((
-                SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey,
-                _
-            ))
-        )
-    })
 }
 
 /// Why a text is not the PEM that was wanted
