@@ -211,10 +211,11 @@ fn directory(webroot: &Path, made: &Directories) -> Result<OwnedFd, Trouble> {
     let mut path = webroot.to_owned();
     for name in DIRECTORIES {
         path.push(name);
-        directory = match beneath::enter(directory.as_fd(), name, OFlags::PATH) {
+        let parent = directory;
+        directory = match beneath::enter(parent.as_fd(), name, OFlags::PATH) {
             Ok(found) => found,
             Err(Errno::NOENT) => {
-                let new = beneath::make(directory.as_fd(), name)
+                let new = beneath::make(parent.as_fd(), name)
                     .map_err(|error| Trouble::Io("make a directory", error))?;
                 made.insert(path.clone());
                 new
@@ -222,7 +223,14 @@ fn directory(webroot: &Path, made: &Directories) -> Result<OwnedFd, Trouble> {
             Err(Errno::LOOP | Errno::NOTDIR) => return Err(Trouble::NotADirectory(path)),
             Err(error) => return Err(Trouble::Io("enter a directory", error)),
         };
-        let user = fstat(&directory).map_err(Trouble::Webroot)?.st_uid;
+        let stat = fstat(&directory).map_err(Trouble::Webroot)?;
+        if beneath::is_closed(&stat) {
+            // A crash came between its making and its mode.
+            beneath::enter(parent.as_fd(), name, OFlags::RDONLY)
+                .and_then(|it| beneath::open_up(it.as_fd()))
+                .map_err(|error| Trouble::Io("open a directory up", error))?;
+        }
+        let user = stat.st_uid;
         if ![0, owner, geteuid().as_raw()].contains(&user) {
             return Err(Trouble::Owner(path, user));
         }

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Dir, Mode, OFlags, ResolveFlags};
-use rustix::fs::{fchmod, fstat, mkdirat, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{fchmod, fstat, mkdirat, openat, openat2, unlinkat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -39,21 +39,41 @@ pub(super) fn enter(parent: BorrowedFd<'_>, name: &str, access: OFlags) -> Resul
 ///
 /// [`Errno::AGAIN`] when somebody else made it meanwhile.
 pub(super) fn make(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
-    let wanted = Mode::from_raw_mode(0o755);
-    mkdirat(parent, name, wanted).map_err(|error| match error {
+    mkdirat(parent, name, OPEN).map_err(|error| match error {
         Errno::EXIST => Errno::AGAIN,
         error => error,
     })?;
-    let directory = enter(parent, name, OFlags::RDONLY)?;
-    let stat = fstat(&directory)?;
-    let mode = Mode::from_raw_mode(stat.st_mode);
-    // The umask may have taken something away. Only what is ours and empty is changed: somebody
-    // may have put another directory in its place since.
-    if !mode.contains(wanted) && stat.st_uid == geteuid().as_raw() && is_empty(directory.as_fd())? {
-        fchmod(&directory, wanted | (mode & (Mode::SUID | Mode::SGID | Mode::SVTX)))?;
+    let made = enter(parent, name, OFlags::RDONLY);
+    let made = made.and_then(|directory| open_up(directory.as_fd()).map(|()| directory));
+    if made.is_err() {
+        // What stays would be taken for somebody else's, and servers are closed out of it.
+        unlinkat(parent, name, AtFlags::REMOVEDIR).unwrap_or_default();
     }
-    Ok(directory)
+    made
 }
+
+/// Let everybody enter a directory of ours that the umask closed
+///
+/// Only what is ours and empty is changed: somebody may have put another directory in its place.
+pub(super) fn open_up(directory: BorrowedFd<'_>) -> Result<(), Errno> {
+    let stat = fstat(directory)?;
+    if !is_closed(&stat) || !is_empty(directory)? {
+        return Ok(());
+    }
+    let kept = Mode::from_raw_mode(stat.st_mode) & (Mode::SUID | Mode::SGID | Mode::SVTX);
+    match fchmod(directory, OPEN | kept) {
+        // A sandbox may forbid the bits: RestrictSUIDSGID= of systemd.
+        Err(Errno::PERM) if !kept.is_empty() => fchmod(directory, OPEN),
+        done => done,
+    }
+}
+
+/// Whether a directory of ours keeps somebody out
+pub(super) fn is_closed(stat: &Stat) -> bool {
+    !Mode::from_raw_mode(stat.st_mode).contains(OPEN) && stat.st_uid == geteuid().as_raw()
+}
+
+const OPEN: Mode = Mode::from_raw_mode(0o755);
 
 fn is_empty(directory: BorrowedFd<'_>) -> Result<bool, Errno> {
     for entry in Dir::read_from(directory)? {

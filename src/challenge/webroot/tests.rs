@@ -74,6 +74,24 @@ fn challenge(token: &str) -> Challenge {
     }
 }
 
+#[test]
+fn a_directory_that_a_crash_left_closed_is_open_to_the_server_again() {
+    let webroot = tempfile::tempdir().unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    let path = challenges(webroot.path());
+    let parent = path.parent().unwrap();
+    for closed in [parent, &path] {
+        fs::create_dir_all(closed).unwrap();
+        fs::set_permissions(closed, fs::Permissions::from_mode(0o2700)).unwrap();
+        put(&webroot, TOKEN, &Arc::default()).unwrap().withdraw().unwrap();
+        assert_eq!(mode(closed), 0o2755);
+    }
+    fs::write(path.join("theirs"), "").unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    put(&webroot, TOKEN, &Arc::default()).unwrap().withdraw().unwrap();
+    assert_eq!(mode(&path), 0o700, "what is in use is somebody's own affair");
+}
+
 fn put(webroot: &TempDir, token: &str, made: &Arc<Directories>) -> Result<Placed, Failure> {
     place(webroot.path().to_owned(), &challenge(token), &Indifferent, Arc::clone(made))
 }
