@@ -44,7 +44,9 @@ impl Polls {
         Err(match asked {
             Some(asked) => {
                 let summary = "the CA is still working on the order and names a time to come back";
-                Failure::not_before(now.after(asked), step, summary)
+                let failure = Failure::not_before(now.after(asked), step, summary);
+                // Nothing can have been issued yet.
+                if step == Step::Authorize { failure.by_issuer() } else { failure }
             }
             None => {
                 let summary = "the CA is still working on the order; it goes on in the next cycle";
