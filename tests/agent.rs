@@ -13,7 +13,9 @@ use certkeep::agent::{Agent, Controls, Events, Outcome, Secrets, Shared};
 use certkeep::challenge::Solver;
 use certkeep::clock::SystemClock;
 use certkeep::config::Config;
-use certkeep::dev_ca::{Answer, DevCa, Fault, Flaw, Options, ProblemType, Resource, Waiting};
+use certkeep::dev_ca::{
+    Answer, DevCa, Fault, Flaw, Options, ProblemType, Resource, RetryAfter, Waiting,
+};
 use certkeep::event::Event;
 use certkeep::failure::Step;
 use certkeep::name::{Identifier, IssuerName};
@@ -548,6 +550,35 @@ async fn a_lost_answer_is_no_reason_to_ask_another_issuer() {
     world.clock.forward(Duration::from_secs(120));
     assert!(world.renew(&config, Request::Now).await.report.all_well());
     assert_eq!((world.ca.issued().len(), other.requests().len()), (4, 0));
+}
+
+#[tokio::test]
+async fn an_issuer_that_asks_for_a_rest_before_it_validates_puts_off_no_other() {
+    let world = World::new().await;
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    world.ca.inject(Fault::StayProcessing {
+        what: Waiting::Authorization,
+        times: u32::MAX,
+        polls: u32::MAX,
+        retry_after: Some(RetryAfter::Seconds(86_400)),
+    });
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!((world.ca.issued().len(), other.issued().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_webroot_that_cannot_be_written_costs_no_order_and_is_tried_again_within_minutes() {
+    let world = World::new().await;
+    let missing = world.path("missing");
+    let webroot = "challenge: { http-01: { webroot: HOME/missing } }";
+    let config = world.config(&format!("a: {{ names: [a.test], dir: HOME/tls/a, {webroot} }}"));
+    let outcome = world.renew(&config, Request::Now).await;
+    assert!(!outcome.report.all_well());
+    assert_eq!(world.asked(Resource::NewOrder), 0);
+    std::fs::create_dir(missing).unwrap();
+    world.clock.forward(Duration::from_secs(20 * 60));
+    world.renew(&config, Request::None).await;
+    assert_eq!(world.asked(Resource::NewOrder), 1, "tried again");
 }
 
 #[tokio::test]

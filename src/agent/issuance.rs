@@ -8,7 +8,7 @@ use crate::agent::Shared;
 use crate::agent::journal::journal;
 use crate::cert;
 use crate::challenge::Published;
-use crate::config::{Certificate, ChallengeMethod, Config, Issuer, Profile};
+use crate::config::{Certificate, ChallengeMethod, Config, Http01, Issuer, Profile};
 use crate::event::Event;
 use crate::failure::{Failure, FailureClass, Step};
 use crate::name::IssuerName;
@@ -63,6 +63,12 @@ async fn ask(
     let wanted = certificate.clone();
     let prepared = shared.on_disk(move |store| store.prepare(&wanted)).await;
     prepared.map_err(|error| error.failure(Step::Prepare))?;
+    let ChallengeMethod::Http01(method) = &certificate.challenge;
+    // One in flight may need no challenge any more.
+    if let (Http01::Webroot(_), None) = (method, &observed.order) {
+        let tried = shared.solver.trial(method).await;
+        tried.map_err(|failure| Failure { step: Step::Prepare, ..failure })?;
+    }
     let mut issuers: Vec<_> =
         certificate.issuers.iter().filter_map(|name| config.issuer(name)).collect();
     // Where an order is in flight, it goes on first.
