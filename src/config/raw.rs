@@ -94,7 +94,8 @@ pub(super) struct RawStaging {
     pub(super) directory: Option<Text>,
     /// PEM file with the roots that vouch for its HTTPS. Without it the issuer's own is used.
     pub(super) ca_file: Option<Text>,
-    /// External account binding there. The issuer's own is never used.
+    /// External account binding there. Without it the issuer's own is used where the issuer has this
+    /// very directory.
     pub(super) eab: Option<RawEab>,
 }
 
