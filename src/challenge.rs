@@ -7,6 +7,7 @@
 
 mod http01;
 mod port;
+mod turn;
 mod webroot;
 
 use std::collections::BTreeMap;
@@ -15,10 +16,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
 use tokio_util::sync::DropGuard;
 
 use crate::config::Http01;
@@ -27,7 +27,10 @@ use crate::record::Artefact;
 use crate::text::External;
 use crate::token::Challenge;
 
+pub use turn::AT_ONCE as WEBROOTS_AT_ONCE;
 pub use webroot::sweep;
+
+use turn::Webroot;
 
 /// Publishes challenges, for all certificates at once; a clone is another handle to the same
 #[derive(Clone, Debug)]
@@ -38,38 +41,6 @@ struct Inner {
     listeners: Arc<http01::Listeners>,
     webroots: Mutex<BTreeMap<PathBuf, Arc<Webroot>>>,
     _passed: DropGuard,
-}
-
-/// One webroot: a network file system that hangs keeps one thread, and no other webroot
-#[derive(Debug, Default)]
-struct Webroot {
-    directories: Arc<webroot::Directories>,
-    turn: Arc<tokio::sync::Mutex<()>>,
-}
-
-impl Webroot {
-    /// Do something there, away from the loop
-    async fn work<T: Send + 'static>(
-        &self,
-        path: &Path,
-        work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
-    ) -> Result<T, Failure> {
-        let turn = Arc::clone(&self.turn);
-        let done = timeout(PATIENCE, async {
-            let turn = turn.lock_owned().await;
-            off_the_loop(move || {
-                let done = work();
-                drop(turn);
-                done
-            })
-            .await
-        });
-        done.await.unwrap_or_else(|_| {
-            let (path, limit) = (path.display(), PATIENCE.as_secs());
-            let summary = format!("the webroot {path} has not answered for {limit} s");
-            Err(Failure::retry(Step::Authorize, summary))
-        })
-    }
 }
 
 impl Solver {
@@ -103,7 +74,7 @@ impl Solver {
             Http01::Listen(address) => {
                 let address = *address;
                 match self.0.listeners.publish(address, challenge) {
-                    Ok(answer) => Ok(Published(Kind::Answer(answer))),
+                    Ok(answer) => Ok(Published(Some(Kind::Answer(answer)))),
                     Err(error) => off_the_loop(move || Err(port::failure(address, &error))).await,
                 }
             }
@@ -113,8 +84,8 @@ impl Solver {
                 let (path, challenge) = (webroot.clone(), challenge.clone());
                 let journal = Arc::clone(journal);
                 let place = move || webroot::place(path, &challenge, &*journal, directories);
-                let placed = at.work(webroot, place).await?;
-                Ok(Published(Kind::File(placed, at)))
+                let placed = at.work(place).await?;
+                Ok(Published(Some(Kind::File(placed, at))))
             }
         }
     }
@@ -137,14 +108,15 @@ impl Solver {
             Http01::Webroot(webroot) => {
                 let at = self.webroot(webroot);
                 let (path, directories) = (webroot.clone(), Arc::clone(&at.directories));
-                at.work(webroot, move || webroot::trial(path, directories)).await.map(|()| None)
+                at.work(move || webroot::trial(path, directories)).await.map(|()| None)
             }
         }
     }
 
     fn webroot(&self, path: &Path) -> Arc<Webroot> {
         let mut webroots = self.0.webroots.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(webroots.entry(path.to_owned()).or_default())
+        let new = || Arc::new(Webroot::new(path));
+        Arc::clone(webroots.entry(path.to_owned()).or_insert_with(new))
     }
 
     /// Where it listens at this moment
@@ -158,7 +130,7 @@ impl Solver {
 /// Dropping it withdraws it too, but says nothing when that fails.
 #[derive(Debug)]
 #[must_use = "dropping it withdraws the challenge"]
-pub struct Published(Kind);
+pub struct Published(Option<Kind>);
 
 #[derive(Debug)]
 enum Kind {
@@ -172,8 +144,8 @@ impl Published {
     /// The validation is then near its end, and a look at the authorization worth its request.
     pub async fn served(&self) {
         match &self.0 {
-            Kind::Answer(answer) => answer.served().await,
-            Kind::File(..) => std::future::pending().await,
+            Some(Kind::Answer(answer)) => answer.served().await,
+            _ => std::future::pending().await,
         }
     }
 
@@ -182,8 +154,8 @@ impl Published {
     /// For the failure's text: a proxy in front that does not pass the `Host` on shows here.
     pub fn refused_host(&self) -> Option<External> {
         match &self.0 {
-            Kind::Answer(answer) => answer.refused_host(),
-            Kind::File(..) => None,
+            Some(Kind::Answer(answer)) => answer.refused_host(),
+            _ => None,
         }
     }
 
@@ -191,16 +163,23 @@ impl Published {
     ///
     /// # Errors
     /// When the file cannot be removed. Its record stays in the journal for [`sweep`].
-    pub async fn withdraw(self) -> Result<(), Failure> {
-        match self.0 {
-            Kind::Answer(answer) => {
+    pub async fn withdraw(mut self) -> Result<(), Failure> {
+        match self.0.take() {
+            Some(Kind::Answer(answer)) => {
                 answer.withdraw().await;
                 Ok(())
             }
-            Kind::File(placed, at) => {
-                let path = placed.webroot().to_owned();
-                at.work(&path, move || placed.withdraw()).await
-            }
+            Some(Kind::File(placed, at)) => at.work(move || placed.withdraw()).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Published {
+    fn drop(&mut self) {
+        if let (Some(Kind::File(placed, at)), Ok(_)) = (self.0.take(), Handle::try_current()) {
+            // Nobody is left to wait for it; the record stays for the next sweep if it fails.
+            drop(at.begin(move || placed.withdraw()));
         }
     }
 }
@@ -236,24 +215,41 @@ async fn off_the_loop<T: Send + 'static>(
     spawn_blocking(work).await.unwrap_or_else(cut_off)
 }
 
-/// How long a webroot is waited for
-const PATIENCE: Duration = Duration::from_secs(30);
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
     use crate::name::Identifier;
     use crate::token::Token;
 
-    /// A journal that takes nothing down before it is told to
-    struct Hanging(Mutex<mpsc::Receiver<()>>);
+    /// A journal that takes or drops nothing before it is told to
+    #[derive(Clone, Debug)]
+    struct Hanging(Arc<Mutex<mpsc::Receiver<()>>>);
+
+    impl Hanging {
+        fn wait(&self) {
+            // An end of the test is an end of the wait.
+            self.0.lock().unwrap().recv().unwrap_or_default();
+        }
+    }
 
     impl Journal for Hanging {
         fn record(&self, _: &Artefact) -> io::Result<Box<dyn Entry>> {
-            self.0.lock().unwrap().recv().unwrap();
-            Ok(Box::new(Nothing))
+            self.wait();
+            Ok(Box::new(self.clone()))
+        }
+    }
+
+    impl Entry for Hanging {
+        fn amend(&self, _: &Artefact) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn forget(self: Box<Self>) -> io::Result<()> {
+            self.wait();
+            Ok(())
         }
     }
 
@@ -276,37 +272,55 @@ mod tests {
         }
     }
 
+    fn challenge(token: &str) -> Challenge {
+        Challenge {
+            identifier: Identifier::parse("a.test").unwrap(),
+            token: Token::parse(&token.repeat(43)).unwrap(),
+            key_authorization: "t.thumbprint".to_owned(),
+        }
+    }
+
+    /// Time that passes while threads hang
+    async fn in_hurry<T>(work: impl Future<Output = T>) -> T {
+        let hurry = async {
+            loop {
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+        };
+        tokio::select! {
+            done = work => done,
+            () = hurry => unreachable!(),
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_webroot_that_hangs_keeps_one_thread_and_no_other_webroot() {
         let (good, hung) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let at = |folder: &tempfile::TempDir| Http01::Webroot(folder.path().to_owned());
-        let challenge = Challenge {
-            identifier: Identifier::parse("a.test").unwrap(),
-            token: Token::parse(&"t".repeat(43)).unwrap(),
-            key_authorization: "t.thumbprint".to_owned(),
-        };
         let solver = Solver::new(Vec::new()).unwrap();
-        let (release, released) = mpsc::channel();
-        let hanging: Arc<dyn Journal> = Arc::new(Hanging(Mutex::new(released)));
+        let (go, told) = mpsc::channel();
+        let hanging: Arc<dyn Journal> = Arc::new(Hanging(Arc::new(Mutex::new(told))));
+        go.send(()).unwrap();
+        let first = solver.publish(&at(&hung), &challenge("a"), &hanging).await.unwrap();
+        let dropped = {
+            go.send(()).unwrap();
+            solver.publish(&at(&hung), &challenge("b"), &hanging).await.unwrap()
+        };
         for _ in 0..3 {
             let method = at(&hung);
-            let publish = solver.publish(&method, &challenge, &hanging);
-            let hurry = async {
-                loop {
-                    tokio::time::advance(Duration::from_secs(1)).await;
-                }
-            };
-            let failure = tokio::select! {
-                published = publish => published.unwrap_err(),
-                () = hurry => continue,
-            };
+            let challenge = challenge("c");
+            let failure = in_hurry(solver.publish(&method, &challenge, &hanging)).await;
+            let failure = failure.unwrap_err();
             assert!(failure.summary.as_str().contains("30 s"), "{failure}");
         }
+        drop(dropped);
+        let failure = in_hurry(first.withdraw()).await.unwrap_err();
+        assert!(failure.summary.as_str().contains("30 s"), "{failure}");
         let working: Arc<dyn Journal> = Arc::new(Nothing);
-        let published = solver.publish(&at(&good), &challenge, &working).await.unwrap();
+        let published = solver.publish(&at(&good), &challenge("c"), &working).await.unwrap();
         published.withdraw().await.unwrap();
-        release.send(()).unwrap();
-        let published = solver.publish(&at(&hung), &challenge, &working).await.unwrap();
+        drop(go);
+        let published = solver.publish(&at(&hung), &challenge("d"), &working).await.unwrap();
         published.withdraw().await.unwrap();
         assert_eq!(std::fs::read_dir(hung.path()).unwrap().count(), 0);
     }

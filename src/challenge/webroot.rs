@@ -50,7 +50,7 @@ pub(super) fn place(
 
 /// Say whether a challenge could be put below a webroot, which is left as it was
 pub(super) fn trial(webroot: PathBuf, made: Arc<Directories>) -> Result<(), Failure> {
-    let tried = directory(&webroot, &made).and_then(|directory| {
+    let tried = directory(&webroot, &made, false).and_then(|directory| {
         // What has no name is seen by nobody.
         let written = beneath::unnamed(directory.as_fd(), b"");
         written.map(drop).map_err(|error| Trouble::Io("write the challenge", error))
@@ -93,10 +93,6 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    pub(super) fn webroot(&self) -> &Path {
-        &self.webroot
-    }
-
     pub(super) fn withdraw(mut self) -> Result<(), Failure> {
         self.end().map_err(|error| {
             let path = challenges(&self.webroot).join(self.token.as_str());
@@ -106,7 +102,7 @@ impl Placed {
 
     fn put(&mut self, path: &Path, content: &[u8], journal: &dyn Journal) -> Result<(), Trouble> {
         let writing = |error| Trouble::Io("write the challenge", error);
-        let directory = directory(&self.webroot, &self.made)?;
+        let directory = directory(&self.webroot, &self.made, true)?;
         if let Some(file) = beneath::unnamed(directory.as_fd(), content).map_err(writing)? {
             self.record(path, Some(inode(&file).map_err(writing)?), journal)?;
             let source = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -202,8 +198,9 @@ impl Drop for Placed {
     }
 }
 
-/// The directory of the challenges, made where it is missing
-fn directory(webroot: &Path, made: &Directories) -> Result<OwnedFd, Trouble> {
+/// The directory of the challenges, made where it is missing, and where a crash left it closed
+/// opened to the server, if it is to be mended
+fn directory(webroot: &Path, made: &Directories, mend: bool) -> Result<OwnedFd, Trouble> {
     // Held throughout, so that nobody finds a directory of ours before its mode is right.
     let mut made = made.lock().unwrap_or_else(PoisonError::into_inner);
     let mut directory = beneath::open(webroot).map_err(Trouble::Webroot)?;
@@ -224,8 +221,7 @@ fn directory(webroot: &Path, made: &Directories) -> Result<OwnedFd, Trouble> {
             Err(error) => return Err(Trouble::Io("enter a directory", error)),
         };
         let stat = fstat(&directory).map_err(Trouble::Webroot)?;
-        if beneath::is_closed(&stat) {
-            // A crash came between its making and its mode.
+        if mend && beneath::is_closed(&stat) {
             beneath::enter(parent.as_fd(), name, OFlags::RDONLY)
                 .and_then(|it| beneath::open_up(it.as_fd()))
                 .map_err(|error| Trouble::Io("open a directory up", error))?;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::agent::{Events, Secrets, Shared};
-use crate::challenge::Solver;
+use crate::challenge::{Solver, WEBROOTS_AT_ONCE};
 use crate::cli::{Context, Exit, Stop, selected};
 use crate::config::Config;
 use crate::event::{Event, Level};
@@ -81,8 +81,8 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Stop> {
 /// How long threads may go on when all is done: what they write then survives being cut off
 const LAST_WRITES: Duration = Duration::from_secs(2);
 
-/// A resolver that hangs holds no more than its own
-const DISK_THREADS: usize = 4 + resolver::TURNS;
+/// A resolver or a webroot that hangs holds no more than its own
+const DISK_THREADS: usize = 4 + resolver::TURNS + WEBROOTS_AT_ONCE;
 
 /// A runtime opens six files, and panics where the last of them cannot be had
 fn leave_room_for_sockets() -> Result<(), Stop> {

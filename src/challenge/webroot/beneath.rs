@@ -57,7 +57,8 @@ pub(super) fn make(parent: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno>
 /// Only what is ours and empty is changed: somebody may have put another directory in its place.
 pub(super) fn open_up(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     let stat = fstat(directory)?;
-    if !is_closed(&stat) || !is_empty(directory)? {
+    let is_ours = stat.st_uid == geteuid().as_raw();
+    if Mode::from_raw_mode(stat.st_mode).contains(OPEN) || !is_ours || !is_empty(directory)? {
         return Ok(());
     }
     let kept = Mode::from_raw_mode(stat.st_mode) & (Mode::SUID | Mode::SGID | Mode::SVTX);
@@ -68,9 +69,9 @@ pub(super) fn open_up(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// Whether a directory of ours keeps somebody out
+/// Whether a directory is as the umask of our units leaves one of ours before it has its mode
 pub(super) fn is_closed(stat: &Stat) -> bool {
-    !Mode::from_raw_mode(stat.st_mode).contains(OPEN) && stat.st_uid == geteuid().as_raw()
+    stat.st_mode & 0o777 == 0o700 && stat.st_uid == geteuid().as_raw()
 }
 
 const OPEN: Mode = Mode::from_raw_mode(0o755);

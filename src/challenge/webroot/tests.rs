@@ -86,10 +86,18 @@ fn a_directory_that_a_crash_left_closed_is_open_to_the_server_again() {
         put(&webroot, TOKEN, &Arc::default()).unwrap().withdraw().unwrap();
         assert_eq!(mode(closed), 0o2755);
     }
-    fs::write(path.join("theirs"), "").unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
-    put(&webroot, TOKEN, &Arc::default()).unwrap().withdraw().unwrap();
-    assert_eq!(mode(&path), 0o700, "what is in use is somebody's own affair");
+    let set = |mode| fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    set(0o700);
+    trial(webroot.path().to_owned(), Arc::default()).unwrap();
+    assert_eq!(mode(&path), 0o700, "who only tries changes nothing");
+    for (theirs, kept) in [(false, 0o750), (true, 0o700)] {
+        if theirs {
+            fs::write(path.join("theirs"), "").unwrap();
+        }
+        set(kept);
+        put(&webroot, TOKEN, &Arc::default()).unwrap().withdraw().unwrap();
+        assert_eq!(mode(&path), kept, "it is somebody's own affair");
+    }
 }
 
 fn put(webroot: &TempDir, token: &str, made: &Arc<Directories>) -> Result<Placed, Failure> {
