@@ -227,10 +227,15 @@ impl Order {
                     return Ok(());
                 }
                 Err(failure) if refused => return Err(failure),
-                Err(failure) => self
-                    .find_out(failure, Step::Finalize, &mut misses)
-                    .await
-                    .map_err(perhaps_issued)?,
+                Err(failure) => {
+                    if let Err(failure) = self.find_out(failure, Step::Finalize, &mut misses).await
+                    {
+                        let shown = self.refresh(Step::Finalize).await;
+                        // What the CA shows as ready it has not issued.
+                        let ready = shown.is_ok() && self.status == Status::Ready;
+                        return Err(if ready { failure } else { perhaps_issued(failure) });
+                    }
+                }
             }
         }
     }
@@ -278,7 +283,12 @@ impl Order {
     }
 
     fn polls(&mut self) -> Polls {
-        Polls::until(*self.deadline.get_or_insert_with(|| Instant::now() + CEILING))
+        Polls::until(self.deadline())
+    }
+
+    /// When the wait for the whole order ends, which begins with the first wait
+    fn deadline(&mut self) -> Instant {
+        *self.deadline.get_or_insert_with(|| Instant::now() + CEILING)
     }
 
     /// Look at the order, and bear with a CA that is out of order for a moment
@@ -308,7 +318,7 @@ impl Order {
     }
 
     /// How long to leave the CA alone before the same is asked again
-    fn bear(&self, failure: Failure, misses: &mut u32) -> Result<Duration, Failure> {
+    fn bear(&mut self, failure: Failure, misses: &mut u32) -> Result<Duration, Failure> {
         let now = self.session.transport().now();
         let pause = match failure.class {
             FailureClass::NeedsOperator { .. } => return Err(failure),
@@ -317,8 +327,7 @@ impl Order {
             FailureClass::Retry => Duration::from_secs(1) * 2_u32.pow(*misses),
         };
         // What the CA said is worth more than that the time is over.
-        let left = self.deadline.map(|end| end.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| pause > left) {
+        if pause > self.deadline().saturating_duration_since(Instant::now()) {
             return Err(failure);
         }
         *misses += 1;

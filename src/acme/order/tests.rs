@@ -443,6 +443,35 @@ async fn a_ca_that_is_out_of_order_for_a_moment_is_borne_with() {
 }
 
 #[tokio::test]
+async fn a_challenge_that_the_ca_puts_off_for_long_is_not_waited_for() {
+    let ca = Ca::start().await;
+    let session = ca.session().await;
+    let mut order = order(&session).await;
+    order.challenges().await.unwrap();
+    ca.once("/chall/0/0", |_| Reply::json(503, "<html>").header("retry-after", Some("86400")));
+    let failure = order.respond().await.unwrap_err();
+    let at = ca.now().after(Duration::from_secs(86_400));
+    assert_eq!((failure.class, failure.try_other_issuer), (FailureClass::NotBefore { at }, true));
+    ca.once("/chall/0/0", |_| Reply::json(502, "<html>"));
+    order.respond().await.unwrap();
+    order.wait_ready(pending()).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_ca_shows_as_ready_may_be_ordered_elsewhere() {
+    let ca = Ca::start().await;
+    let session = ca.session().await;
+    let mut order = order(&session).await;
+    order.challenges().await.unwrap();
+    order.respond().await.unwrap();
+    let down = |_: &_| Reply::json(503, "<html>").header("retry-after", Some("3600"));
+    ca.on("/finalize/0", down);
+    assert!(order.finalize(b"csr").await.unwrap_err().try_other_issuer);
+    ca.on("/order/0", down);
+    assert!(!order.finalize(b"csr").await.unwrap_err().try_other_issuer);
+}
+
+#[tokio::test]
 async fn a_download_that_fails_for_a_moment_is_tried_again() {
     let ca = Ca::start().await;
     let session = ca.session().await;
