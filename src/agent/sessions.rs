@@ -46,12 +46,15 @@ struct Entry {
 impl Entry {
     /// Whether it is still the answer
     fn holds(&self, now: Timestamp) -> bool {
+        // Afterwards, the clock was set back.
+        if self.opened_at > now {
+            return false;
+        }
         let age = now.since(self.opened_at);
         match &self.session {
             Ok(_) => age < KEPT,
-            // One that is further away was named while the clock was ahead.
             Err(Failure { class: FailureClass::NotBefore { at }, .. }) => {
-                now < *at && *at <= now.after(LONGEST_REST)
+                now < *at && age < LONGEST_REST
             }
             Err(_) => age < KEPT_FAILED,
         }
