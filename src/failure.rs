@@ -79,6 +79,12 @@ impl Failure {
         }
     }
 
+    /// Whether a CA that accepted the proof of control did not issue, and may yet
+    pub fn is_of_issuing(&self) -> bool {
+        let passes = !matches!(self.class, FailureClass::NeedsOperator { .. });
+        passes && matches!(self.step, Step::Finalize | Step::Download)
+    }
+
     /// This failure, blamed on the CA
     #[must_use]
     pub fn by_issuer(mut self) -> Self {

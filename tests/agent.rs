@@ -543,7 +543,7 @@ async fn a_lost_answer_is_no_reason_to_ask_another_issuer() {
     }
     assert_eq!((world.ca.issued().len(), other.requests().len()), (3, 0));
     let down = Answer::text(503, "text/plain", "down");
-    world.ca.inject(Fault::Answer { to: Resource::Finalize, times: u32::MAX, answer: down });
+    world.ca.inject(Fault::Answer { to: Resource::Certificate, times: u32::MAX, answer: down });
     world.renew(&config, Request::Force).await;
     assert_eq!(other.requests().len(), 0, "what may be issued is not ordered elsewhere at once");
     world.ca.clear_faults();
@@ -582,6 +582,19 @@ async fn a_webroot_that_cannot_be_written_costs_no_order_and_is_tried_again_with
 }
 
 #[tokio::test]
+async fn a_ca_that_never_hands_over_is_given_up_where_nothing_is_left() {
+    let world = World::new().await;
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    let down = Answer::text(503, "text/plain", "down");
+    world.ca.inject(Fault::Answer { to: Resource::Certificate, times: u32::MAX, answer: down });
+    assert!(!world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!(other.requests().len(), 0, "it may hand it over yet");
+    world.clock.forward(Duration::from_secs(120));
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!((world.ca.issued().len(), other.issued().len()), (1, 1));
+}
+
+#[tokio::test]
 async fn the_rest_of_one_issuer_does_not_end_with_a_certificate_of_another() {
     let world = World::new().await;
     let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
@@ -613,6 +626,13 @@ async fn a_ca_that_names_a_time_is_asked_by_no_certificate_before() {
     assert_eq!(world.asked(Resource::Directory), 1);
     world.ca.clear_faults();
     world.clock.forward(Duration::from_secs(60));
+    open().await.unwrap();
+    let hour = 3_600_000;
+    world.clock.0.fetch_add(48 * hour, Ordering::SeqCst);
+    world.ca.inject(Fault::HangUp { on: Resource::Directory, times: u32::MAX });
+    open().await.unwrap_err();
+    world.ca.clear_faults();
+    world.clock.0.fetch_sub(47 * hour, Ordering::SeqCst);
     open().await.unwrap();
 }
 

@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::failure::{Failure, FailureClass, Step};
 use crate::name::IssuerName;
 use crate::pem;
-use crate::plan::{LONGEST_REST, Observed, ledger};
+use crate::plan::{LONGEST_REST, Observed, ledger, window};
 use crate::record::{Attempts, IssuedRecord, OrderRecord, Origin, VERSION};
 use crate::secret::Secret;
 use crate::store::NewGeneration;
@@ -190,7 +190,9 @@ impl Attempt<'_> {
         let same_names = self.shared.sessions.same_names(&self.issuer.directory, names);
         let _alone = same_names.lock().await;
         self.begin(Step::Order);
-        let (mut order, record) = match self.resume(session).await? {
+        let resumed = self.resume(session).await?;
+        let is_resumed = resumed.is_some();
+        let (mut order, record) = match resumed {
             Some(resumed) => resumed,
             None if self.purpose == Purpose::FinishOrder => {
                 // Whoever could have ended it was asked first.
@@ -204,6 +206,10 @@ impl Attempt<'_> {
             Err(failure) => {
                 if order.status() == Status::Invalid {
                     self.forget_order().await;
+                }
+                // It had its time; where that is all that is left, what it may issue is given up.
+                if is_resumed && self.is_urgent() && failure.is_of_issuing() {
+                    return Err(failure.by_issuer());
                 }
                 Err(failure)
             }
@@ -483,6 +489,12 @@ impl Attempt<'_> {
             fingerprint: leaf.fingerprint,
         });
         Ok(())
+    }
+
+    /// Whether clients are refused what there is, or soon will be
+    fn is_urgent(&self) -> bool {
+        let held = self.observed.held.as_ref();
+        held.is_none_or(|held| window::emergency(&held.leaf) <= self.shared.now())
     }
 
     async fn forget_order(&self) {
