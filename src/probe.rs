@@ -173,10 +173,12 @@ impl Prober {
                 deadline
             };
             let left = end.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            // One look that failed says nothing; the next two are worth their time.
+            let doubtful = tally.is_doubtful();
+            if left.is_zero() && !doubtful {
                 return Err(tally.into_unseen());
             }
-            sleep(pause.min(left)).await;
+            sleep(if doubtful { pause } else { pause.min(left) }).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }

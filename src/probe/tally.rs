@@ -64,6 +64,11 @@ impl Tally {
         !addresses.is_empty() && addresses.iter().all(|seen| seen.good > 0)
     }
 
+    /// Whether an address that answered shows nothing, and not yet often enough to be dead
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.0.addresses.iter().any(|seen| seen.failed > 0 && !seen.is_dead())
+    }
+
     pub(super) fn into_unseen(self) -> Unseen {
         self.0
     }
@@ -130,8 +135,11 @@ mod tests {
         let mut tally = Tally::new(&endpoint(), wanted);
         tally.resolved(Ok(vec![address(1), address(2)]));
         let mut see = |last: u8, outcome: Result<&ServedChain, ProbeError>| {
+            let failed = outcome.is_err();
             tally.take(Served { address: address(last), outcome: outcome.cloned() });
-            tally.0.addresses[usize::from(last) - 1].is_dead()
+            let dead = tally.0.addresses[usize::from(last) - 1].is_dead();
+            assert_eq!(tally.is_doubtful(), last == 2 && failed && !dead);
+            dead
         };
         assert!(see(1, Err(ProbeError::Refused)), "it never answered");
         assert!(!see(2, Ok(&old)) && !see(2, Err(ProbeError::Refused)));
