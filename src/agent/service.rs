@@ -208,6 +208,10 @@ impl Agent {
             }
             read => read.clone(),
         };
+        if read.is_err() {
+            // It may have been the reading that failed, which shows in no stamp.
+            reading.stamp = None;
+        }
         reading.last = read;
         reading.in_force = taken.is_ok();
         match taken {
