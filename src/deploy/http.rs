@@ -129,7 +129,8 @@ async fn connect(url: &Url, end: Instant) -> Result<TcpStream, String> {
     for (left, address) in (1..=addresses.len()).rev().zip(&addresses) {
         // One that drops what it gets must not take the time of those after it.
         let share = end.saturating_duration_since(Instant::now()).div_f64(left as f64);
-        match timeout(share.min(CONNECT), TcpStream::connect(address)).await {
+        let share = if left > 1 { share.min(CONNECT) } else { share };
+        match timeout(share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => problem = format!("cannot connect to {address}: {error}"),
             Err(_elapsed) => problem = format!("cannot connect to {address}: it does not answer"),
@@ -222,5 +223,5 @@ const MAX_BODY: u64 = 16 << 20;
 /// How long a header field may be
 const MAX_HEADER: u64 = 16 << 10;
 
-/// How long one address may take
+/// How long an address may take where there are others
 const CONNECT: Duration = Duration::from_secs(5);
