@@ -462,15 +462,11 @@ fn hold_back(
     {
         return Some(HeldBack::Backoff { until });
     }
-    if forced {
+    if forced || observed.order.is_some() {
         return None;
     }
-    // Also beside an order in flight: where nothing comes of it, the next one is placed.
     if let Some(until) = crash_loop(now, certificate, observed) {
         return Some(HeldBack::Backoff { until });
-    }
-    if observed.order.is_some() {
-        return None;
     }
     if let Some(target) = undeployed(certificate, observed, reason) {
         return Some(HeldBack::Undeployed { target });
@@ -504,8 +500,14 @@ fn undeployed(
 
 /// When another order is allowed after several that ended with their process
 ///
-/// A process that dies while it orders records no failure, and would order anew at each start.
-fn crash_loop(now: Timestamp, certificate: &Certificate, observed: &Observed) -> Option<Timestamp> {
+/// A process that dies while it orders records no failure, and would order anew at each start. What
+/// holds an order back holds back none that is under way; where nothing comes of that one, this is
+/// for whoever would place the next.
+pub fn crash_loop(
+    now: Timestamp,
+    certificate: &Certificate,
+    observed: &Observed,
+) -> Option<Timestamp> {
     let Attempts { begun, begun_at, .. } = observed.attempts;
     let begun_at = begun_at.filter(|at| *at <= now.after(SKEW))?;
     let rung = begun.checked_sub(CRASHES).filter(|rung| *rung > 0)?;

@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::failure::{Failure, FailureClass, Step};
 use crate::name::IssuerName;
 use crate::pem;
-use crate::plan::{LONGEST_REST, Observed, ledger, window};
+use crate::plan::{self, LONGEST_REST, Observed, Request, ledger, window};
 use crate::record::{Attempts, IssuedRecord, OrderRecord, Origin, VERSION};
 use crate::secret::Secret;
 use crate::store::NewGeneration;
@@ -255,6 +255,13 @@ impl Attempt<'_> {
 
     /// A new order, on disk with its key before anything else is sent
     async fn place(&self, session: &Session) -> Result<(Order, OrderRecord), Failure> {
+        if self.observed.order.is_some() && self.observed.request != Request::Force {
+            let until = plan::crash_loop(self.shared.now(), self.certificate, self.observed);
+            if let Some(until) = until {
+                let summary = "no order is placed after several that ended with their process";
+                return Err(Failure::not_before(until, Step::Order, summary));
+            }
+        }
         let key_type = self.certificate.key;
         let identifiers = &self.certificate.identifiers;
         let key = self.begin_order().await?;
