@@ -438,6 +438,35 @@ async fn dies_over_every_order(world: &World, dies_at: Resource) {
 }
 
 #[tokio::test]
+async fn an_order_under_way_is_finished_however_many_processes_died_before_it() {
+    let world = World::new().await;
+    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
+    let record = |name| {
+        let path = world.path("state/certificates/a").join(name);
+        std::fs::read_to_string(path).unwrap_or_default()
+    };
+    for died in 1..=4 {
+        let dies_at = if died < 4 { Resource::NewOrder } else { Resource::Authorization };
+        let delay = Fault::Delay { to: dies_at, times: 1, by: Duration::from_secs(3600) };
+        world.ca.inject(delay);
+        let begins = async {
+            while !record("attempts.json").contains(&format!("\"begun\": {died}"))
+                || dies_at == Resource::Authorization && record("order.json").is_empty()
+            {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            _ = world.renew(&config, Request::Force) => panic!("it should never end"),
+            () = begins => {}
+        }
+        world.ca.clear_faults();
+    }
+    assert!(world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!(world.ca.issued().len(), 1);
+}
+
+#[tokio::test]
 async fn twenty_certificates_that_a_ca_forgot_register_one_account() {
     let world = World::new().await;
     let certificates: Vec<_> =
