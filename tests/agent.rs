@@ -379,17 +379,19 @@ async fn a_certificate_that_is_not_the_one_ordered_is_never_staged() {
 #[tokio::test]
 async fn a_clock_that_is_behind_wastes_no_certificate() {
     let world = World::new().await;
-    let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");
-    let behind = TestClock(AtomicI64::new(-12 * 3_600_000));
+    let (config, other) = world.with_another("a: { names: [a.test], dir: HOME/tls/a }").await;
+    let behind = Arc::new(TestClock(AtomicI64::new(-48 * 3_600_000)));
     let mut shared = world.shared(&config, |_| ());
-    shared.clock = Arc::new(behind);
+    shared.clock = Arc::clone(&behind) as Arc<dyn Clock>;
     for _ in 0..2 {
         let agent = Agent::new(shared.clone(), config.clone());
         let outcome = agent.once(Request::Force).await.unwrap();
         let status = outcome.report.status();
         assert!(!outcome.report.all_well() && status.contains("clock"), "{status}");
+        behind.forward(Duration::from_secs(25 * 3600));
     }
     assert!(world.renew(&config, Request::Now).await.report.all_well());
+    assert_eq!(other.requests().len(), 0);
     assert_eq!((world.ca.issued().len(), world.asked(Resource::NewOrder)), (1, 1));
 }
 

@@ -95,14 +95,15 @@ async fn ask(
         match attempt.run().await {
             Ok(()) => return Ok(()),
             Err(failure) => {
+                // The certificate's own rest then.
+                if !failure.try_other_issuer {
+                    return Err(failure);
+                }
                 if count > 1
                     && let FailureClass::NotBefore { at } = failure.class
                 {
                     let latest = shared.now().after(LONGEST_REST);
                     resting.insert(issuer.name.clone(), at.min(latest));
-                }
-                if !failure.try_other_issuer {
-                    return Err(failure);
                 }
                 if i < last {
                     tell_next(shared, certificate, issuer, &failure);
@@ -437,7 +438,7 @@ impl Attempt<'_> {
             Err(error @ cert::CertError::NotYet { from, .. }) => {
                 let summary = format!("{error}, and it is {now} here: is the clock right?");
                 let good_at = from.before(cert::SKEW);
-                return Err(Failure::not_before(good_at, Step::Download, summary));
+                return Err(Failure::not_before(good_at, Step::Stage, summary));
             }
             Err(error) => {
                 // The same order would give the same certificate again.
