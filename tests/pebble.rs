@@ -155,7 +155,9 @@ fn another_key_type_brings_a_new_certificate() {
 
 #[test]
 fn rejected_nonces_fail_no_issuance() {
-    let ca = pebble().rejecting_nonces(50).start();
+    // Pebble 2.10 may lock itself up for good when it is asked for an order that it is about to
+    // complete (its issue 554). Nobody asks that early here.
+    let ca = pebble().rejecting_nonces(50).asking_to_wait(0, 1).start();
     let site = Site::new(&ca);
     let count = if std::env::var_os("CERTKEEP_TESTS").is_some() { 500 } else { 100 };
     let certificates: String =
