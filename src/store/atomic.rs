@@ -20,12 +20,12 @@ use rustix::io::Errno;
 use super::Store;
 use super::dir::{Attributes, DATA, Dir, STICKY, random};
 use super::error::StoreError;
-use super::install::{Placed, common_owner, open_place, open_places};
+use super::install::{Placed, approach_place, common_owner, open_places};
 use super::label::Labels;
 use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::render::Bytes;
-use super::walk::{self, Held, Present};
+use super::walk::{self, Held, Present, Reached};
 use crate::config::{Certificate, Layout, Target};
 
 /// Switch a target to a generation
@@ -133,18 +133,15 @@ fn begin(
 
 /// The directory of `dir:`, of which the last part is made when it is missing
 fn ensure_dir(path: &Path, owner: u32, tag: &str) -> Result<Dir, StoreError> {
-    match walk::walk(path, owner) {
-        Err(error) if error.errno() == Some(Errno::NOENT) => {
-            let (Some(parent), Some(name)) =
-                (path.parent(), path.file_name().and_then(OsStr::to_str))
-            else {
-                return Err(error);
-            };
-            let dir = open_place(parent, owner)?.put_child(name, tag, 0o755)?;
+    match approach_place(path, owner)? {
+        Reached::Directory(dir) => Ok(dir),
+        Reached::Nothing { parent } => {
+            let missing = || StoreError::system("open", path, Errno::NOENT);
+            let name = path.file_name().and_then(OsStr::to_str).ok_or_else(missing)?;
+            let dir = parent.put_child(name, tag, 0o755)?;
             walk::check(&dir, owner)?;
             Ok(dir)
         }
-        opened => opened,
     }
 }
 

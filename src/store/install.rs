@@ -13,7 +13,7 @@ use super::observe::{File, Verdict, verdict};
 use super::original::{Kept, Original, Was};
 use super::owner::Owners;
 use super::render::{Bytes, render};
-use super::walk::Present;
+use super::walk::{Present, Reached};
 use super::{Store, atomic, copy, owner, walk};
 use crate::cert::Fingerprint;
 use crate::config::{Certificate, Content, Format, Layout, Output, Target};
@@ -381,14 +381,26 @@ pub(super) fn open_places(placed: &[Placed<'_>]) -> Result<BTreeMap<PathBuf, Dir
 }
 
 pub(super) fn open_place(directory: &Path, owner: u32) -> Result<Dir, StoreError> {
-    walk::walk(directory, owner).map_err(|error| match error.errno() {
-        Some(rustix::io::Errno::NOENT) => StoreError::refused(
-            error.path(),
-            "does not exist",
-            "create the directory; certkeep makes no directories at paths of others",
-        ),
+    match approach_place(directory, owner)? {
+        Reached::Directory(dir) => Ok(dir),
+        Reached::Nothing { .. } => Err(no_place(directory)),
+    }
+}
+
+/// As [`open_place`], also where only the directory itself is missing
+pub(super) fn approach_place(directory: &Path, owner: u32) -> Result<Reached, StoreError> {
+    walk::approach(directory, owner).map_err(|error| match error.errno() {
+        Some(rustix::io::Errno::NOENT) => no_place(error.path()),
         _ => error,
     })
+}
+
+fn no_place(path: &Path) -> StoreError {
+    StoreError::refused(
+        path,
+        "does not exist",
+        "create the directory; certkeep makes no directories at paths of others",
+    )
 }
 
 /// The user that every output in a directory is for, or root

@@ -8,10 +8,11 @@ use rustix::io::Errno;
 
 use super::dir::{Attributes, DATA, Dir, ourselves, set_attributes};
 use super::error::{SET_OWNER, StoreError};
-use super::install::{Placed, common_owner, open_place};
+use super::install::{Placed, approach_place, common_owner, open_place};
 use super::label::Labels;
 use super::owner::Owners;
-use super::{Access, Store, walk};
+use super::walk::{self, Reached};
+use super::{Access, Store};
 use crate::config::{Certificate, Layout, Target};
 
 impl Store {
@@ -160,17 +161,12 @@ impl Store {
 /// An output's directory, or for a `dir:` that is yet to be made the one that it goes into
 fn open(target: &Target, path: &Path, owner: u32) -> Result<(Dir, u8), StoreError> {
     let count = u8::try_from(target.outputs.len()).unwrap_or(u8::MAX);
-    let opened = match (&target.layout, path.parent().zip(path.file_name())) {
-        (Layout::Dir(_), Some((parent, name))) => match walk::walk(path, owner) {
-            Err(error) if error.errno() == Some(Errno::NOENT) => {
-                let parent = open_place(parent, owner)?;
-                // A symlink that leads to nothing is in the way of the directory.
-                parent.stat(name)?.map_or(Ok(parent), |_| Err(error))
-            }
-            opened => opened,
+    let opened = match &target.layout {
+        Layout::Dir(_) => match approach_place(path, owner)? {
+            Reached::Directory(dir) | Reached::Nothing { parent: dir } => dir,
         },
-        _ => open_place(path, owner),
-    }?;
+        Layout::Links | Layout::Copy => open_place(path, owner)?,
+    };
     if let Layout::Dir(_) = &target.layout
         && opened.path() == path
     {

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 
 use super::dir::{Dir, is_temporary};
 use super::error::StoreError;
-use super::install::{common_owner, open_place};
+use super::install::common_owner;
 use super::observe::in_shares;
 use super::owner::Owners;
+use super::walk::{self, Reached};
 use super::{ACCOUNTS, GENERATIONS, OWN, PUBLISHED, Store, atomic, copy, generation};
 use crate::config::{Certificate, Layout};
 use crate::event::Event;
@@ -85,17 +86,13 @@ impl Store {
             let Ok(placed) = self.place(certificate, target, &owners) else { continue };
             for directory in target.directories() {
                 let owner = common_owner(&placed, directory);
-                match open_place(directory, owner) {
-                    Ok(dir) if matches!(target.layout, Layout::Dir(_)) => {
-                        note(atomic::sweep(&dir, None, &tag));
-                    }
-                    Ok(dir) => note(sweep(&dir, &tag)),
-                    Err(_) if matches!(target.layout, Layout::Dir(_)) => {
-                        let parent = directory.parent().and_then(|it| open_place(it, owner).ok());
-                        note(parent.map_or(Ok(()), |parent| parent.sweep_unborn(&tag)));
-                    }
-                    Err(_) => {}
-                }
+                let is_atomic = matches!(target.layout, Layout::Dir(_));
+                note(match walk::approach(directory, owner) {
+                    Ok(Reached::Directory(dir)) if is_atomic => atomic::sweep(&dir, None, &tag),
+                    Ok(Reached::Directory(dir)) => sweep(&dir, &tag),
+                    Ok(Reached::Nothing { parent }) if is_atomic => parent.sweep_unborn(&tag),
+                    Ok(Reached::Nothing { .. }) | Err(_) => Ok(()),
+                });
             }
         }
         Ok(())

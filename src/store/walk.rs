@@ -22,15 +22,39 @@ use super::label::Labels;
 /// When a directory belongs to somebody else or everybody may write it, or a symlink on the way
 /// was made by somebody else.
 pub(super) fn walk(path: &Path, owner: u32) -> Result<Dir, StoreError> {
-    let fd = match go(path, owner)? {
-        End::Directory(fd) => fd,
-        End::Entry(dir, name) => return Err(dir.error("open", name, Errno::NOTDIR)),
-    };
+    match approach(path, owner)? {
+        Reached::Directory(dir) => Ok(dir),
+        Reached::Nothing { .. } => Err(StoreError::system("open", path, Errno::NOENT)),
+    }
+}
+
+/// As [`walk`], also where only the last part is missing
+pub(super) fn approach(path: &Path, owner: u32) -> Result<Reached, StoreError> {
     // What was opened by its path alone can be neither listed nor synced.
-    let listed = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let fd = fs::openat(&fd, ".", listed, Mode::empty())
-        .map_err(|errno| StoreError::system("open", path, errno))?;
-    Ok(Dir::from_fd(fd, path.to_owned()))
+    let listed = |fd: &OwnedFd, path: &Path| {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = fs::openat(fd, ".", flags, Mode::empty())
+            .map_err(|errno| StoreError::system("open", path, errno))?;
+        Ok(Dir::from_fd(fd, path.to_owned()))
+    };
+    match (go(path, owner)?, path.parent()) {
+        (End::Directory(fd), _) => listed(&fd, path).map(Reached::Directory),
+        (End::Entry(dir, name), _) => Err(dir.error("open", name, Errno::NOTDIR)),
+        (End::Nothing(fd), Some(parent)) => {
+            listed(&fd, parent).map(|parent| Reached::Nothing { parent })
+        }
+        (End::Nothing(_), None) => Err(StoreError::system("open", path, Errno::NOENT)),
+    }
+}
+
+/// What is at the end of a way
+#[derive(Debug)]
+pub(super) enum Reached {
+    Directory(Dir),
+    /// Nothing, not even a symlink that leads nowhere
+    Nothing {
+        parent: Dir,
+    },
 }
 
 /// Read a regular file at the end of a [`walk`], also one behind symlinks that it follows
@@ -41,6 +65,7 @@ pub(super) fn read(path: &Path, owner: u32) -> Result<Option<(Vec<u8>, Stat)>, S
     match go(path, owner)? {
         End::Entry(dir, name) => dir.read(name),
         End::Directory(_) => Err(StoreError::system("read", path, Errno::ISDIR)),
+        End::Nothing(_) => Ok(None),
     }
 }
 
@@ -48,6 +73,7 @@ pub(super) fn read(path: &Path, owner: u32) -> Result<Option<(Vec<u8>, Stat)>, S
 fn hold(path: &Path, owner: u32) -> Result<Option<Held>, StoreError> {
     match go(path, owner)? {
         End::Entry(dir, name) => dir.hold(name),
+        End::Nothing(_) => Ok(None),
         End::Directory(_) => {
             let reason = format!("is {}, not a regular file", kind_words(FileType::Directory));
             Err(StoreError::damaged(path, reason))
@@ -60,6 +86,8 @@ enum End {
     Directory(OwnedFd),
     /// At what is neither a directory nor a symlink, and the directory that it is in
     Entry(Dir, OsString),
+    /// In this directory, where nothing has the path's last name
+    Nothing(OwnedFd),
 }
 
 fn go(path: &Path, owner: u32) -> Result<End, StoreError> {
@@ -72,11 +100,17 @@ fn go(path: &Path, owner: u32) -> Result<End, StoreError> {
     let mut seen = PathBuf::from("/");
     let mut ahead = VecDeque::new();
     push_front(&mut ahead, path);
+    // Behind a symlink in the place of the last one, names are not the path's any more.
+    let mut of_path = ahead.len();
     let mut links = 0;
     while let Some(name) = ahead.pop_front() {
         let here = seen.join(&name);
-        let next = fs::openat(&fd, &name, flags, Mode::empty())
-            .map_err(|errno| StoreError::system("open", &here, errno))?;
+        let is_last = ahead.is_empty() && of_path > 0;
+        of_path = of_path.min(ahead.len());
+        let next = match fs::openat(&fd, &name, flags, Mode::empty()) {
+            Err(Errno::NOENT) if is_last => return Ok(End::Nothing(fd)),
+            opened => opened.map_err(|errno| StoreError::system("open", &here, errno))?,
+        };
         let stat = fs::fstat(&next).map_err(|errno| StoreError::system("look at", &here, errno))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
@@ -307,6 +341,39 @@ mod tests {
         }
         mode(&open, 0o1777);
         assert!(walk(&open.join("inner"), 0).is_ok(), "sticky");
+    }
+
+    #[test]
+    fn a_directory_that_is_yet_to_be_made_is_told_from_a_way_that_leads_nowhere() {
+        let place = tempfile::tempdir().unwrap();
+        let at = |name: &str| place.path().join(name);
+        std::fs::create_dir(at("there")).unwrap();
+        for (link, text) in [("linked", "there"), ("dangling", "nowhere"), ("bent", "there/gone")] {
+            symlink(text, at(link)).unwrap();
+        }
+        let inode = |dir: &Dir| fs::fstat(dir.fd()).unwrap().st_ino;
+        let there = inode(&walk(&at("there"), 0).unwrap());
+        for end in ["there", "linked"] {
+            let Reached::Directory(dir) = approach(&at(end), 0).unwrap() else { panic!("{end}") };
+            assert_eq!((inode(&dir), dir.path()), (there, at(end).as_path()));
+            let missing = at(end).join("new");
+            let Reached::Nothing { parent } = approach(&missing, 0).unwrap() else {
+                panic!("{missing:?}")
+            };
+            assert_eq!((inode(&parent), parent.path()), (there, at(end).as_path()));
+            assert!(parent.names().unwrap().is_empty());
+            assert_eq!(walk(&missing, 0).unwrap_err().errno(), Some(Errno::NOENT));
+        }
+        for (end, missing) in [
+            ("dangling", "nowhere"),
+            ("bent", "there/gone"),
+            ("bent/new", "there/gone"),
+            ("gone/new", "gone"),
+        ] {
+            let error = approach(&at(end), 0).unwrap_err();
+            assert_eq!(error.errno(), Some(Errno::NOENT), "{end}");
+            assert_eq!(error.path(), at(missing), "{end}");
+        }
     }
 
     #[test]
