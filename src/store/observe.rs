@@ -153,6 +153,8 @@ impl Store {
                 observed.held = Some(Held { meta: generation.meta, leaf });
             }
             None if unread => {}
+            // Where no output is, no pair is either.
+            None if observed.targets.values().all(|it| it.outputs == OutputState::Missing) => {}
             None => {
                 let pair = self.pair_in_outputs(certificate, owners);
                 observed.found = pair.map(|pair| Box::new(pair.leaf));
