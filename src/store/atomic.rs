@@ -18,7 +18,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::Store;
-use super::dir::{Attributes, DATA, Dir, STICKY, random};
+use super::dir::{Attributes, Batch, DATA, Dir, STICKY, random};
 use super::error::StoreError;
 use super::install::{Placed, approach_place, common_owner, open_places};
 use super::label::Labels;
@@ -232,14 +232,15 @@ impl Commit {
     ) -> Result<String, StoreError> {
         let name = format!("..{number:06}-{:016x}", random());
         let dir = self.atomic.new_child_with(&name, 0o700 | STICKY)?;
+        let mut batch = Batch::of(&dir);
         for File { entry, parts, attributes, labels } in files {
             match number {
-                PRESENT => dir.create_again(entry, &parts, attributes, labels)?,
-                _ => dir.create(entry, &parts, attributes, labels)?,
+                PRESENT => batch.create_again(entry, &parts, attributes, labels)?,
+                _ => batch.create(entry, &parts, attributes, labels)?,
             }
         }
         dir.set_mode(mode | STICKY)?;
-        dir.sync()?;
+        batch.sync()?;
         Ok(name)
     }
 

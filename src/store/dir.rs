@@ -1,6 +1,7 @@
 //! Directories as descriptors: every change is made relative to one that was looked at.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -374,15 +375,8 @@ impl Dir {
         labels: &Labels,
     ) -> Result<(), StoreError> {
         let name = name.as_ref();
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| self.error("create", name, errno))?;
-        let written = self.fill(name, fd, parts, attributes, labels);
-        if written.is_err() {
-            // The first error is the one to report.
-            drop(self.unlink(name));
-        }
-        written
+        let file = self.write_new(name, parts, attributes, labels)?;
+        self.settle(name, &file)
     }
 
     /// As [`Dir::create`], for what somebody else may have owned: as near to it as we may come
@@ -394,14 +388,57 @@ impl Dir {
         labels: &Labels,
     ) -> Result<(), StoreError> {
         let name = name.as_ref();
-        let mut done = self.create(name, parts, attributes, labels);
+        let file = self.write_again(name, parts, attributes, labels)?;
+        self.settle(name, &file)
+    }
+
+    /// Make a file, complete and not on disk yet; nothing is left when that fails
+    fn write_new(
+        &self,
+        name: &OsStr,
+        parts: &[&[u8]],
+        attributes: Attributes,
+        labels: &Labels,
+    ) -> Result<File, StoreError> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(|errno| self.error("create", name, errno))?;
+        let written = self.fill(name, fd, parts, attributes, labels);
+        if written.is_err() {
+            // The first error is the one to report.
+            drop(self.unlink(name));
+        }
+        written
+    }
+
+    fn write_again(
+        &self,
+        name: &OsStr,
+        parts: &[&[u8]],
+        attributes: Attributes,
+        labels: &Labels,
+    ) -> Result<File, StoreError> {
+        let mut done = self.write_new(name, parts, attributes, labels);
         for nearest in attributes.nearest() {
             if !done.as_ref().is_err_and(StoreError::is_about_the_owner) {
                 break;
             }
-            done = self.create(name, parts, nearest, labels);
+            done = self.write_new(name, parts, nearest, labels);
         }
         done
+    }
+
+    /// Bring a new file to the disk; nothing is left when that fails
+    fn settle(&self, name: &OsStr, file: &File) -> Result<(), StoreError> {
+        let settled = file.sync_all().map_err(|error| self.unwritten(name, &error));
+        if settled.is_err() {
+            drop(self.unlink(name));
+        }
+        settled
+    }
+
+    fn unwritten(&self, name: &OsStr, error: &std::io::Error) -> StoreError {
+        self.error("write", name, Errno::from_io_error(error).unwrap_or(Errno::IO))
     }
 
     fn fill(
@@ -411,21 +448,13 @@ impl Dir {
         parts: &[&[u8]],
         attributes: Attributes,
         labels: &Labels,
-    ) -> Result<(), StoreError> {
+    ) -> Result<File, StoreError> {
         set_attributes(&fd, attributes)
             .and_then(|()| labels.give(&fd, attributes.mode))
             .map_err(|(action, errno)| self.error(action, name, errno))?;
-        let mut file = std::fs::File::from(fd);
-        let write = |file: &mut std::fs::File| {
-            for part in parts {
-                file.write_all(part)?;
-            }
-            file.sync_all()
-        };
-        write(&mut file).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            self.error("write", name, errno)
-        })
+        let mut file = File::from(fd);
+        let written = parts.iter().try_for_each(|part| file.write_all(part));
+        written.map(|()| file).map_err(|error| self.unwritten(name, &error))
     }
 
     /// Replace a file by one rename, or make it
@@ -465,7 +494,7 @@ impl Dir {
         tag: &str,
         text: &OsStr,
     ) -> Result<(), StoreError> {
-        self.link(name, tag, text)?;
+        self.rename_link(name.as_ref(), tag, text)?;
         self.sync()
     }
 
@@ -477,6 +506,14 @@ impl Dir {
         text: &OsStr,
     ) -> Result<(), StoreError> {
         let name = name.as_ref();
+        match fs::symlinkat(text, &self.fd, name) {
+            Ok(()) => Ok(()),
+            Err(Errno::EXIST) => self.rename_link(name, tag, text),
+            Err(errno) => Err(self.error("make the symlink", name, errno)),
+        }
+    }
+
+    fn rename_link(&self, name: &OsStr, tag: &str, text: &OsStr) -> Result<(), StoreError> {
         let temporary = temporary_name(tag);
         fs::symlinkat(text, &self.fd, &temporary)
             .map_err(|errno| self.error("make the symlink", name, errno))?;
@@ -560,7 +597,7 @@ impl Dir {
             return Ok(());
         }
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        let mut file = std::fs::File::from(fd);
+        let mut file = File::from(fd);
         let written = std::io::copy(&mut std::io::repeat(0).take(size), &mut file);
         written.and_then(|_| file.sync_data()).map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
@@ -622,6 +659,68 @@ impl Dir {
         errno: Errno,
     ) -> StoreError {
         StoreError::system(action, self.join(name.as_ref()), errno)
+    }
+}
+
+/// New files of one directory, which the disk is given together
+///
+/// None is sure to be on disk before [`Batch::sync`]. On an error the caller removes the directory.
+#[derive(Debug)]
+pub(super) struct Batch<'a> {
+    dir: &'a Dir,
+    files: Vec<(OsString, File)>,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn of(dir: &'a Dir) -> Self {
+        Self { dir, files: Vec::new() }
+    }
+
+    /// As [`Dir::create`], but not on disk yet
+    pub(super) fn create(
+        &mut self,
+        name: impl AsRef<OsStr>,
+        parts: &[&[u8]],
+        attributes: Attributes,
+        labels: &Labels,
+    ) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        let file = self.dir.write_new(name, parts, attributes, labels)?;
+        self.add(name, file)
+    }
+
+    /// As [`Dir::create_again`], but not on disk yet
+    pub(super) fn create_again(
+        &mut self,
+        name: impl AsRef<OsStr>,
+        parts: &[&[u8]],
+        attributes: Attributes,
+        labels: &Labels,
+    ) -> Result<(), StoreError> {
+        let name = name.as_ref();
+        let file = self.dir.write_again(name, parts, attributes, labels)?;
+        self.add(name, file)
+    }
+
+    fn add(&mut self, name: &OsStr, file: File) -> Result<(), StoreError> {
+        self.files.push((name.to_owned(), file));
+        // A process may have so many files open, and no more.
+        if self.files.len() < BATCH { Ok(()) } else { self.settle() }
+    }
+
+    /// Bring the files and their names to the disk
+    pub(super) fn sync(mut self) -> Result<(), StoreError> {
+        self.settle()?;
+        self.dir.sync()
+    }
+
+    fn settle(&mut self) -> Result<(), StoreError> {
+        for (_, file) in &self.files {
+            // Linux begins to write what is not needed. Then one wait, and one commit of a
+            // journal, is for all of them. Whatever this says, they are synced.
+            fs::fadvise(file, 0, None, fs::Advice::DontNeed).ok();
+        }
+        self.files.drain(..).try_for_each(|(name, file)| self.dir.settle(&name, &file))
     }
 }
 
@@ -720,6 +819,9 @@ pub(super) const SETGID: u32 = 0o2000;
 
 const READ_LABELS: &str = "read the ACL and label of";
 
+/// The most files of one [`Batch`] that wait for the disk
+const BATCH: usize = 32;
+
 /// The most bytes of one file
 pub(super) const LIMIT: usize = 1 << 20;
 
@@ -748,6 +850,26 @@ mod tests {
             assert_eq!(Attributes::of(&stat), attributes);
         }
         assert_eq!(dir.names().unwrap(), ["file"]);
+    }
+
+    #[test]
+    fn files_that_are_made_together_are_all_there_and_hold_no_descriptors() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = at(place.path());
+        let attributes = Attributes { mode: 0o640, ..Attributes::private() };
+        let names: Vec<_> = (0..3 * BATCH).map(|number| format!("{number:03}")).collect();
+        let mut batch = Batch::of(&dir);
+        for name in &names {
+            batch.create(name, &[name.as_bytes()], attributes, &Labels::default()).unwrap();
+            assert!(batch.files.len() < BATCH);
+        }
+        let again = batch.create("001", &[b"x"], attributes, &Labels::default());
+        assert_eq!(again.unwrap_err().errno(), Some(Errno::EXIST));
+        batch.sync().unwrap();
+        for name in &names {
+            let (bytes, stat) = dir.read(name).unwrap().unwrap();
+            assert_eq!((bytes.as_slice(), Attributes::of(&stat)), (name.as_bytes(), attributes));
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use super::dir::{Attributes, Dir, temporary_name};
+use super::dir::{Attributes, Batch, Dir, temporary_name};
 use super::error::StoreError;
 use super::label::Labels;
 use super::pair::{Pair, digest};
@@ -181,12 +181,13 @@ fn build(generations: &Dir, temporary: &str, generation: &Generation) -> Result<
     let dir = generations.new_child(temporary)?;
     let private = Attributes::private();
     let labels = Labels::default();
-    dir.create(KEY, &[generation.key.expose().as_bytes()], private, &labels)?;
-    dir.create(CHAIN, &[generation.chain.as_bytes()], private, &labels)?;
+    let mut files = Batch::of(&dir);
+    files.create(KEY, &[generation.key.expose().as_bytes()], private, &labels)?;
+    files.create(CHAIN, &[generation.chain.as_bytes()], private, &labels)?;
     let meta = record::json(&generation.meta)
         .map_err(|reason| StoreError::damaged(dir.join(META), reason))?;
-    dir.create(META, &[&meta], private, &labels)?;
-    dir.sync()
+    files.create(META, &[&meta], private, &labels)?;
+    files.sync()
 }
 
 /// What a generation says of itself, if its key is its leaf's
