@@ -325,6 +325,14 @@ impl Agent {
                 continue;
             }
             let name = &decision.certificate;
+            let Some(certificate) = config.certificates.get(name) else { continue };
+            let orders = decision.order_left_over
+                || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
+            let issuer = certificate.issuers.first().filter(|_| orders);
+            // Each holds a lock and so a file.
+            if issuer.and_then(|issuer| crowds.get(issuer)).is_some_and(|it| *it >= JOBS_AT_ONCE) {
+                continue;
+            }
             // A clock that was ahead must not have set one for a year.
             let latest = now.after(job::PAUSE);
             let paused =
@@ -333,20 +341,14 @@ impl Agent {
             if paused || taken || !rounds.may_start(name) {
                 continue;
             }
-            let Some(certificate) = config.certificates.get(name) else { continue };
-            let orders = decision.order_left_over
-                || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
             if !orders {
                 deployments.push(certificate);
                 continue;
             }
-            // Each holds a lock and so a file.
-            let Some(issuer) = certificate.issuers.first() else { continue };
-            if crowds.get(issuer).is_none_or(|crowd| *crowd < JOBS_AT_ONCE) {
-                *crowds.entry(issuer.clone()).or_default() += 1;
-                rounds.started(name);
-                self.start_job(certificate.clone());
-            }
+            let Some(issuer) = issuer else { continue };
+            *crowds.entry(issuer.clone()).or_default() += 1;
+            rounds.started(name);
+            self.start_job(certificate.clone());
         }
         self.plan = Some(plan);
         self.start_deployments(deployments, rounds);
