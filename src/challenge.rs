@@ -94,7 +94,7 @@ impl Solver {
     ///
     /// For the time before an order: a port that is taken or closed to this user, or a webroot
     /// that cannot be written, is found before the CA is asked. What is given is a doubt that only
-    /// somebody with more rights can resolve.
+    /// somebody with more rights can resolve. What passed a moment ago is not tried again.
     ///
     /// # Errors
     /// As [`Solver::publish`].
@@ -107,8 +107,12 @@ impl Solver {
             }
             Http01::Webroot(webroot) => {
                 let at = self.webroot(webroot);
-                let (path, directories) = (webroot.clone(), Arc::clone(&at.directories));
-                at.work(move || webroot::trial(path, directories)).await.map(|()| None)
+                if !at.has_passed() {
+                    let (path, directories) = (webroot.clone(), Arc::clone(&at.directories));
+                    at.work(move || webroot::trial(path, directories)).await?;
+                    at.pass();
+                }
+                Ok(None)
             }
         }
     }
@@ -323,5 +327,20 @@ mod tests {
         let published = solver.publish(&at(&hung), &challenge("d"), &working).await.unwrap();
         published.withdraw().await.unwrap();
         assert_eq!(std::fs::read_dir(hung.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_webroot_has_one_trial_for_all_orders_of_a_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let webroot = folder.path().join("www");
+        std::fs::create_dir(&webroot).unwrap();
+        let method = Http01::Webroot(webroot.clone());
+        let solver = Solver::new(Vec::new()).unwrap();
+        assert_eq!(solver.trial(&method).await, Ok(None));
+        std::fs::remove_dir(&webroot).unwrap();
+        assert_eq!(solver.trial(&method).await, Ok(None));
+        tokio::time::advance(Duration::from_secs(11)).await;
+        assert!(solver.trial(&method).await.is_err());
+        assert!(solver.trial(&method).await.is_err());
     }
 }

@@ -2,12 +2,12 @@
 
 use std::mem::ManuallyDrop;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{self, Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, Semaphore, oneshot};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use super::webroot::Directories;
@@ -20,12 +20,26 @@ pub(super) struct Webroot {
     pub(super) directories: Arc<Directories>,
     turn: Arc<Mutex<()>>,
     tasks: TaskTracker,
+    /// When a challenge could last be put there
+    passed: sync::Mutex<Option<Instant>>,
 }
 
 impl Webroot {
     pub(super) fn new(path: &Path) -> Self {
         let (path, tasks) = (path.to_owned(), TaskTracker::new());
-        Self { path, directories: Arc::default(), turn: Arc::default(), tasks }
+        let (directories, turn) = (Arc::default(), Arc::default());
+        Self { path, directories, turn, tasks, passed: sync::Mutex::default() }
+    }
+
+    /// Whether a challenge could be put there a moment ago, so that nobody need try again
+    pub(super) fn has_passed(&self) -> bool {
+        let passed = self.passed.lock().unwrap_or_else(PoisonError::into_inner);
+        passed.is_some_and(|at| at.elapsed() < MOMENT)
+    }
+
+    /// Keep that a challenge could be put there now
+    pub(super) fn pass(&self) {
+        *self.passed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Do something there
@@ -81,6 +95,9 @@ static THREADS: Semaphore = Semaphore::const_new(AT_ONCE);
 
 /// How many webroots are worked in at once
 pub const AT_ONCE: usize = 4;
+
+/// Orders that begin at once have one trial; by the next cycle, a disk may be full
+const MOMENT: Duration = Duration::from_secs(10);
 
 /// How long a webroot is waited for
 const PATIENCE: Duration = Duration::from_secs(30);
