@@ -320,12 +320,11 @@ impl Agent {
         let config = Arc::clone(&self.config);
         let mut crowds = self.crowds();
         let mut deployments = Vec::new();
-        for decision in &plan.decisions {
+        for (decision, certificate) in plan.decisions.iter().zip(config.certificates.values()) {
             if !decision.order_left_over && decision.actions.is_empty() {
                 continue;
             }
-            let name = &decision.certificate;
-            let Some(certificate) = config.certificates.get(name) else { continue };
+            let name = &certificate.name;
             let orders = decision.order_left_over
                 || decision.actions.iter().any(|a| !matches!(a, Action::Deploy { .. }));
             let issuer = certificate.issuers.first().filter(|_| orders);
