@@ -240,6 +240,39 @@ async fn a_server_that_spoils_its_own_files_is_not_reloaded_over_and_over() {
 }
 
 #[tokio::test]
+async fn new_files_that_are_changed_at_once_are_back_within_a_minute() {
+    let world = World::new().await;
+    let config = world.config(
+        "a: { names: [a.test], dir: HOME/tls/a, deploy: { reload: { command: \
+         [sh, -c, \"[ -e HOME/done ] || rm HOME/tls/a/privkey.pem; touch HOME/done\"] } } }",
+    );
+    let (signals, receive) = mpsc::channel(4);
+    let again = config.clone();
+    let controls = Controls {
+        signals: receive,
+        systemd: None,
+        config_path: world.path("certkeep.yaml"),
+        config_stamp: None,
+        read_config: Box::new(move || Ok(again.clone())),
+    };
+    let agent = Agent::new(world.shared(&config, |_| ()), config).run(controls);
+    let is_restored = |event: &Event| matches!(event, Event::Restored { .. });
+    let story = async {
+        world.sees("it is live", |event| is_live(event, "a")).await;
+        // Until the agent has seen what became of the files, which it tells nobody.
+        while timeout(Duration::from_millis(50), world.sees("", is_restored)).await.is_err() {
+            world.clock.forward(Duration::from_secs(1));
+            signals.send(signal::Request::Reload).await.unwrap();
+        }
+        assert!(world.clock.0.load(Ordering::SeqCst) <= 60_000);
+        signals.send(signal::Request::Stop("the test")).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(agent, story);
+    ended.unwrap();
+    assert!(world.path("tls/a/privkey.pem").exists());
+}
+
+#[tokio::test]
 async fn work_waits_for_a_process_that_sweeps() {
     let world = World::new().await;
     let config = world.config("a: { names: [a.test], dir: HOME/tls/a }");

@@ -1,7 +1,8 @@
 //! One certificate's work, from looking again under its lock to a result.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::agent::issuance::{self, NotIssued, Purpose};
 use crate::agent::{Shared, deployment};
@@ -11,7 +12,7 @@ use crate::event::Event;
 use crate::failure::{Failure, Step};
 use crate::name::{CertName, IssuerName, TargetName};
 use crate::plan::window::{self, Seed};
-use crate::plan::{self, Action, Decision, Observed, Reason, Request, backoff};
+use crate::plan::{self, Action, Decision, DeployReason, Observed, Reason, Request, backoff};
 use crate::record::{Attempts, RenewalInfo, VERSION};
 use crate::store::{Lock, Store, StoreError};
 use crate::time::Timestamp;
@@ -147,7 +148,7 @@ pub(crate) async fn deploy(
     let mut locks = Vec::new();
     let mut due = Vec::new();
     let mut done = Vec::new();
-    let mut tried = BTreeSet::new();
+    let mut tried = BTreeMap::new();
     for certificate in group {
         let name = certificate.name.clone();
         let certificate = Arc::new(certificate);
@@ -169,7 +170,7 @@ pub(crate) async fn deploy(
         };
         seen.request = requests.get(&name).copied().unwrap_or_default();
         let decision = plan::plan_one(shared.now(), &config, &certificate, &seen);
-        tried.extend(targets(&decision).map(|target| (name.clone(), target.clone())));
+        tried.extend(deploying(&decision).map(|(target, why)| ((name.clone(), target), why)));
         due.extend(deployment::due(&certificate, &decision, &seen));
         done.push(Done::new(name, None));
     }
@@ -182,25 +183,35 @@ pub(crate) async fn deploy(
         let certificate = Arc::new(certificate);
         // A switch leaves the directory of before to its readers, with its key: not for longer.
         one.observed = look(&shared, &certificate, recovered).await;
-        // Success and failure are both on disk by now, unless the disk takes neither.
         let decision = one
             .observed
             .as_ref()
             .map(|seen| plan::plan_one(shared.now(), &config, &certificate, seen));
-        let name = &one.certificate;
-        let again = |target: &TargetName| tried.contains(&(name.clone(), target.clone()));
-        if decision.is_none_or(|decision| targets(&decision).any(again)) {
-            one.paused = Some(shared.now().after(PAUSE));
-        }
+        let rest = decision.map_or(Some(PAUSE), |decision| {
+            let tried = |target| tried.get(&(one.certificate.clone(), target));
+            deploying(&decision).filter_map(|(target, why)| Some(rest(tried(target)?, &why))).max()
+        });
+        one.paused = rest.map(|rest| shared.now().after(rest));
     }
     drop(locks);
     done
 }
 
-/// The targets that a decision wants deployed to
-fn targets(decision: &Decision) -> impl Iterator<Item = &TargetName> {
+/// How long a certificate rests of which a target is due again that was just tried
+///
+/// Success and failure are both on disk by now, unless the disk takes neither.
+fn rest(before: &DeployReason, now: &DeployReason) -> Duration {
+    match (before, now) {
+        // The success is on disk, and somebody has changed the files since.
+        (DeployReason::NotInstalled, DeployReason::Drifted { .. }) => SPOILED,
+        _ => PAUSE,
+    }
+}
+
+/// The targets that a decision wants deployed to, and why
+fn deploying(decision: &Decision) -> impl Iterator<Item = (TargetName, DeployReason)> {
     decision.actions.iter().filter_map(|action| match action {
-        Action::Deploy { target, .. } => Some(target),
+        Action::Deploy { target, why, .. } => Some((target.clone(), why.clone())),
         _ => None,
     })
 }
@@ -214,8 +225,8 @@ pub async fn take(
     shared: &Shared,
     certificate: &Arc<Certificate>,
 ) -> Result<Option<(Lock, Observed)>, StoreError> {
-    let mut waited = std::time::Duration::ZERO;
-    let mut wait = std::time::Duration::from_millis(10);
+    let mut waited = Duration::ZERO;
+    let mut wait = Duration::from_millis(10);
     loop {
         let (wanted, events) = (Arc::clone(certificate), Arc::clone(&shared.events));
         let taken = shared
@@ -229,7 +240,7 @@ pub async fn take(
         }
         tokio::time::sleep(wait).await;
         waited += wait;
-        wait = (wait * 2).min(std::time::Duration::from_millis(500));
+        wait = (wait * 2).min(Duration::from_millis(500));
     }
 }
 
@@ -354,7 +365,7 @@ struct Failed {
     attempts: Attempts,
     failure: Failure,
     seed: Seed,
-    lifetime: Option<std::time::Duration>,
+    lifetime: Option<Duration>,
 }
 
 impl Failed {
@@ -397,7 +408,11 @@ async fn write_attempts(shared: &Shared, name: &CertName, attempts: Attempts) ->
 const ROUNDS: u32 = 4;
 
 /// How long a certificate rests whose disk does not take what was done
-pub(crate) const PAUSE: std::time::Duration = std::time::Duration::from_secs(600);
+pub(crate) const PAUSE: Duration = Duration::from_secs(600);
+
+/// How long one rests whose new files were changed at once; a server that does so itself is not
+/// reloaded over and over for it
+const SPOILED: Duration = Duration::from_secs(30);
 
 /// How long another process may keep a certificate before it is left to it
-const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
