@@ -133,6 +133,20 @@ impl World {
         Agent::new(shared, config.clone()).once(request).await.unwrap()
     }
 
+    /// What a service that stays is told by: signals, and the same configuration again
+    fn controls(&self, config: &Config) -> (mpsc::Sender<signal::Request>, Controls) {
+        let (signals, receive) = mpsc::channel(4);
+        let config = config.clone();
+        let controls = Controls {
+            signals: receive,
+            systemd: None,
+            config_path: self.path("certkeep.yaml"),
+            config_stamp: None,
+            read_config: Box::new(move || Ok(config.clone())),
+        };
+        (signals, controls)
+    }
+
     /// Wait for an event
     async fn sees(&self, what: &str, is_it: impl Fn(&Event) -> bool) {
         let look = async {
@@ -195,15 +209,7 @@ async fn a_job_that_panics_is_tried_later_while_another_one_hangs() {
             if certificate.as_str() == "bad");
         assert!(!order || !first.swap(false, Ordering::SeqCst), "a defect, made on purpose");
     });
-    let (signals, receive) = mpsc::channel(4);
-    let again = config.clone();
-    let controls = Controls {
-        signals: receive,
-        systemd: None,
-        config_path: world.path("certkeep.yaml"),
-        config_stamp: None,
-        read_config: Box::new(move || Ok(again.clone())),
-    };
+    let (signals, controls) = world.controls(&config);
     let agent = Agent::new(shared, config).run(controls);
     let story = async {
         world
@@ -246,15 +252,7 @@ async fn new_files_that_are_changed_at_once_are_back_within_a_minute() {
         "a: { names: [a.test], dir: HOME/tls/a, deploy: { reload: { command: \
          [sh, -c, \"[ -e HOME/done ] || rm HOME/tls/a/privkey.pem; touch HOME/done\"] } } }",
     );
-    let (signals, receive) = mpsc::channel(4);
-    let again = config.clone();
-    let controls = Controls {
-        signals: receive,
-        systemd: None,
-        config_path: world.path("certkeep.yaml"),
-        config_stamp: None,
-        read_config: Box::new(move || Ok(again.clone())),
-    };
+    let (signals, controls) = world.controls(&config);
     let agent = Agent::new(world.shared(&config, |_| ()), config).run(controls);
     let is_restored = |event: &Event| matches!(event, Event::Restored { .. });
     let story = async {
